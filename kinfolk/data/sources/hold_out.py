@@ -1,0 +1,74 @@
+"""A seeded, stratified hold-out for data that come without a test part."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kinfolk.data.counter import counter_generator
+
+if TYPE_CHECKING:
+    from jaxtyping import Int, UInt8
+
+
+def hold_out(
+    count: int,
+    *,
+    fraction: float,
+    seed: int,
+    labels: Int[Tensor, " n"] | None = None,
+    groups: Sequence[Hashable] | None = None,
+) -> tuple[Int[Tensor, " train"], Int[Tensor, " test"]]:
+    """Split positions into a training and a test part, class by class.
+
+    Args:
+        count: number of samples.
+        fraction: share of every class that is held out, in [0, 1), rounded; a class of two or more gives at least one sample to each
+            part unless the fraction is 0.
+        seed: which hold-out.
+        labels: classes to stratify by (unlabelled samples count as one more class); None holds out of all samples alike.
+        groups: samples of one group, such as copies of one image, go to the same part, that of the group's first sample.
+
+    Returns:
+        Positions of the training and of the test samples, ascending, disjoint, together all of them.
+
+    Raises:
+        ValueError: for a fraction outside [0, 1).
+
+    Example:
+        >>> train, test = hold_out(6, fraction=0.5, seed=0, labels=torch.tensor([0, 0, 1, 1, 1, 1]))
+        >>> len(train), len(test), sorted(train.tolist() + test.tolist())
+        (3, 3, [0, 1, 2, 3, 4, 5])
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"test_fraction must be in [0, 1); found {fraction}")
+    classes = torch.zeros(count, dtype=torch.int64) if labels is None else labels
+    generator = counter_generator(seed)
+    held = torch.zeros(count, dtype=torch.bool)
+    for label in classes.unique().tolist():
+        members = (classes == label).nonzero().flatten()
+        size = round(fraction * len(members))
+        if fraction > 0 and len(members) > 1:
+            size = min(max(size, 1), len(members) - 1)
+        held[members[torch.randperm(len(members), generator=generator)[:size]]] = True
+    if groups is not None:
+        first: dict[Hashable, int] = {}
+        held = held[torch.tensor([first.setdefault(group, i) for i, group in enumerate(groups)], dtype=torch.int64)]
+    return (~held).nonzero().flatten(), held.nonzero().flatten()
+
+
+def image_digests(images: UInt8[Tensor, "n c h w"]) -> list[bytes]:
+    """Hash every image's pixels: equal digests mean equal images.
+
+    Example:
+        >>> first, second, third = image_digests(torch.tensor([0, 1, 0], dtype=torch.uint8).reshape(3, 1, 1, 1))
+        >>> first == third, first == second
+        (True, False)
+    """
+    rows = np.ascontiguousarray(images.cpu().numpy()).reshape(len(images), -1)
+    return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]

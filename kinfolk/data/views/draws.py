@@ -1,0 +1,82 @@
+"""The random numbers of a view, each with a place of its own."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kinfolk.data.counter import counter_uniform
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+# A number keeps its place for ever: moving one changes every view of every past run.
+_PLACES = (
+    "crop_area", "crop_ratio", "crop_x", "crop_y", "flip", "rotation", "zoom", "shift_x", "shift_y",
+    "jitter", "brightness", "contrast", "saturation", "hue", "grey", "blur", "blur_sigma",
+    "erasing", "erasing_area", "erasing_ratio", "erasing_x", "erasing_y",
+)  # fmt: skip
+
+
+class Draws:
+    """One uniform number per sample for every augmentation parameter of one view.
+
+    Args:
+        seed: of the run.
+        epoch: from 0.
+        view: from 0.
+        ids: sample ids, int64.
+
+    Example:
+        >>> draws = Draws(seed=0, epoch=0, view=0, ids=torch.tensor([5, 6]))
+        >>> bool((draws.between("zoom", 0.5, 2.0) >= 0.5).all())
+        True
+    """
+
+    def __init__(self, *, seed: int, epoch: int, view: int, ids: Int[Tensor, " b"]) -> None:
+        numbers = counter_uniform((seed, epoch, view), ids, count=len(_PLACES))
+        self._numbers = dict(zip(_PLACES, numbers.unbind(1), strict=True))
+
+    def uniform(self, name: str) -> Float[Tensor, " b"]:
+        """Return the parameter's numbers in [0, 1)."""
+        return self._numbers[name]
+
+    def between(self, name: str, low: float, high: float) -> Float[Tensor, " b"]:
+        """Return the parameter's numbers, uniform between two bounds."""
+        return self._numbers[name] * (high - low) + low
+
+    def occurs(self, name: str, probability: float) -> Bool[Tensor, " b"]:
+        """Return for which samples an event of this probability occurs."""
+        return self._numbers[name] < probability
+
+    def rectangle(
+        self, name: str, area: tuple[float, float], ratio: tuple[float, float], aspect: float
+    ) -> tuple[Float[Tensor, " b"], ...]:
+        """Draw a rectangle inside the image.
+
+        The area is uniform. The ratio of width to height in pixels is log-uniform among those with which a rectangle of that area
+        fits, so that no draw has to be rejected or cut and the area's distribution stays what the config says.
+
+        Args:
+            name: which rectangle, ``"crop"`` or ``"erasing"``.
+            area: range of its share of the image's area.
+            ratio: range of its width over its height.
+            aspect: the image's width over its height.
+
+        Returns:
+            Width and height as fractions of the image's, and its centre's x and y in [-1, 1].
+        """
+        share = self.between(f"{name}_area", *area)
+        low, high = (torch.tensor(math.log(bound / aspect), device=share.device) for bound in ratio)
+        low, high = torch.maximum(low, share.log()), torch.minimum(high, -share.log())
+        # a narrow range far from the image's own shape may not fit at all; then take the nearest shape that does
+        low, high = torch.minimum(low, -share.log()), torch.maximum(high, share.log())
+        half_log_ratio = 0.5 * (low + (high - low) * self._numbers[f"{name}_ratio"])
+        root = share.sqrt()
+        width, height = (root * half_log_ratio.exp()).clamp(max=1), (root * (-half_log_ratio).exp()).clamp(max=1)
+        centre_x = (1 - width) * (2 * self._numbers[f"{name}_x"] - 1)
+        centre_y = (1 - height) * (2 * self._numbers[f"{name}_y"] - 1)
+        return width, height, centre_x, centre_y

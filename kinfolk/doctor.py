@@ -1,0 +1,111 @@
+"""What is installed, which device and implementation will be used, and what is missing for what."""
+
+from __future__ import annotations
+
+import platform
+import re
+from importlib import metadata
+
+
+def doctor() -> str:
+    """Describe the installation in a few plain lines per topic; needs nothing beyond the core.
+
+    Returns:
+        Text with four parts: versions, packages by extra, device, and the implementation that the losses will use.
+
+    Example:
+        >>> "torch" in doctor()
+        True
+    """
+    return "\n".join([*_versions(), "", *_packages(), "", *_device(), "", *_implementation()])
+
+
+def extras() -> dict[str, list[str]]:
+    """Read from kinfolk's own metadata which packages each extra brings; "core" holds those without an extra.
+
+    Example:
+        >>> "torch" in extras()["core"]
+        True
+    """
+    found: dict[str, list[str]] = {"core": []}
+    for requirement in metadata.requires("kinfolk") or []:
+        name = re.match(r"[A-Za-z0-9._-]+", requirement)
+        extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", requirement)
+        assert name is not None, f"a requirement begins with a name: {requirement}"
+        found.setdefault(extra.group(1) if extra else "core", []).append(name.group())
+    return found
+
+
+def installed(package: str) -> str | None:
+    """Version of an installed distribution, or None.
+
+    Example:
+        >>> installed("no-such-package") is None
+        True
+    """
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _versions() -> list[str]:
+    import kinfolk
+
+    return [f"kinfolk {kinfolk.__version__}", f"Python {platform.python_version()} on {platform.platform()}"]
+
+
+_PURPOSE = {
+    "core": "losses and graphs",
+    "train": "training, evaluation, reports and the command line",
+    "text": "caption and class-name graphs",
+    "hf": "encoders from transformers",
+    "timm": "encoders from timm",
+    "shards": "tar shards",
+    "icons": "drawing vector icons",
+    "explain": "saliency",
+    "index": "large neighbour searches",
+    "track": "experiment trackers",
+    "gpu": "fused kernels",
+}
+
+
+def _packages() -> list[str]:
+    lines = ["packages"]
+    try:
+        known = extras()
+    except metadata.PackageNotFoundError:
+        return [*lines, "  kinfolk itself is not installed, so its extras are unknown; pip install -e . in its folder"]
+    for extra, purpose in _PURPOSE.items():
+        versions = {package: installed(package) for package in known.get(extra, [])}
+        missing = [package for package, version in versions.items() if version is None]
+        present = ", ".join(f"{package} {version}" for package, version in versions.items() if version is not None)
+        lines.append(f"  {extra:8} {purpose}: {'complete' if not missing else 'missing ' + ', '.join(missing)}")
+        lines += [f"           {present}"] if present else []
+        if missing:
+            target = "kinfolk" if extra == "core" else f"kinfolk[{extra}]"
+            lines.append(f'           to add it: pip install "{target}"')
+    return lines
+
+
+def _device() -> list[str]:
+    import torch
+
+    from kinfolk.train.device import has_bf16
+
+    lines = ["device"]
+    if torch.cuda.is_available():
+        names = {torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())}
+        lines.append(f"  training uses {torch.cuda.device_count()} GPU(s): {', '.join(sorted(names))}")
+    else:
+        lines.append(f"  training uses the CPU with {torch.get_num_threads()} threads; torch sees no GPU")
+    lines.append(
+        f"  CPU: {torch.backends.cpu.get_cpu_capability()}, bf16 arithmetic: {'yes' if has_bf16('cpu') else 'no'}"
+    )
+    return lines
+
+
+def _implementation() -> list[str]:
+    from kinfolk.ops import explain
+
+    return ["implementation of the losses", *(f"  {line}" for line in str(explain()).splitlines())]

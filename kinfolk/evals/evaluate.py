@@ -1,0 +1,240 @@
+"""Every protocol on the trained encoder and, under the same protocol, on the baselines beside it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from kinfolk.evals.baselines import CentredRawPixels, RawPixels
+from kinfolk.evals.features import FeatureSplits, extract, extract_views
+from kinfolk.evals.few_label_probe import FewLabelProbe
+from kinfolk.evals.geometry import Geometry, subset
+from kinfolk.evals.knn import KNN
+from kinfolk.evals.linear_probe import LinearProbe
+from kinfolk.evals.protocol import Evaluator
+from kinfolk.evals.records import LabelsUsed, Record
+from kinfolk.evals.retrieval import Retrieval
+
+if TYPE_CHECKING:
+    from kinfolk.data.sources import Splits
+    from kinfolk.data.views import ViewMaker
+
+Protocol = Literal["knn", "linear_probe", "few_label_probe", "retrieval", "geometry"]
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Which protocols run, with which parameters, on how much of the data.
+
+    Args:
+        protocols: the protocols to run, in the order of the table.
+        knn: parameters of weighted kNN.
+        linear_probe: parameters of the linear probe.
+        few_label_probe: parameters of the probe on few labels.
+        retrieval: parameters of retrieval by class.
+        geometry: parameters of the geometric diagnostics.
+        batch_size: images per forward pass.
+        max_train_rows: training samples in use, a seeded subset; None takes all.
+        max_test_rows: test samples in use, a seeded subset; None takes all.
+        subset_seed: of both subsets.
+
+    Raises:
+        ValueError: for an unknown or repeated protocol, or sizes below 1.
+
+    Example:
+        >>> EvaluationConfig(protocols=("knn",), knn=KNN(k=20)).evaluators()
+        (KNN(k=20, temperature=0.07),)
+    """
+
+    protocols: tuple[Protocol, ...] = ("knn", "linear_probe", "few_label_probe", "retrieval", "geometry")
+    knn: KNN = field(default_factory=KNN)
+    linear_probe: LinearProbe = field(default_factory=LinearProbe)
+    few_label_probe: FewLabelProbe = field(default_factory=FewLabelProbe)
+    retrieval: Retrieval = field(default_factory=Retrieval)
+    geometry: Geometry = field(default_factory=Geometry)
+    batch_size: int = 256
+    max_train_rows: int | None = None
+    max_test_rows: int | None = None
+    subset_seed: int = 0
+
+    def __post_init__(self) -> None:
+        known = tuple(self._by_name())
+        if not set(self.protocols) <= set(known) or len(set(self.protocols)) < len(self.protocols):
+            raise ValueError(f"protocols must name each of {', '.join(known)} at most once, got {self.protocols}.")
+        for name in ("batch_size", "max_train_rows", "max_test_rows"):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size}.")
+
+    @classmethod
+    def smoke(cls) -> EvaluationConfig:
+        """Every protocol on a few hundred samples, in about a second: enough to show that evaluation runs."""
+        return cls(
+            knn=KNN(k=20),
+            linear_probe=LinearProbe(l2=(1e-3, 1e-1), max_steps=50),
+            few_label_probe=FewLabelProbe(labels_per_class=(1, 5), seeds=(0, 1)),
+            geometry=Geometry(alignment_samples=64),
+            batch_size=64,
+            max_train_rows=300,
+            max_test_rows=150,
+        )
+
+    def evaluators(self) -> tuple[Evaluator, ...]:
+        """The chosen evaluators, in order."""
+        return tuple(self._by_name()[name] for name in self.protocols)
+
+    def _by_name(self) -> dict[Protocol, Evaluator]:
+        return {
+            "knn": self.knn,
+            "linear_probe": self.linear_probe,
+            "few_label_probe": self.few_label_probe,
+            "retrieval": self.retrieval,
+            "geometry": self.geometry,
+        }
+
+
+def evaluate(
+    encoder: nn.Module,
+    splits: Splits,
+    config: EvaluationConfig,
+    *,
+    untrained: nn.Module,
+    view_maker: ViewMaker | None = None,
+    labels_used: LabelsUsed,
+    device: torch.device | str | None = None,
+) -> list[Record]:
+    """Run every protocol on the encoder, raw pixels, centred raw pixels and an untrained encoder.
+
+    What is left out for want of labels or views is logged as a warning; `evaluation_notes` returns the same lines.
+
+    Args:
+        encoder: the trained encoder, from float images `[b, C, H, W]` in [0, 1] to `[b, d]`; its state is not changed.
+        splits: training and test source. An id that stands in both names the same sample.
+        config: protocols and parameters.
+        untrained: a fresh encoder of the same kind.
+        view_maker: the augmentation of pretraining, for alignment; with fewer than two
+            views, or None, alignment is left out.
+        labels_used: which labels pretraining of `encoder` saw.
+        device: where features are computed; None stays where each encoder is.
+
+    Returns:
+        Records, encoder by encoder, in the order of the protocols.
+
+    Raises:
+        ValueError: for an empty split, or an encoder that does not give finite `[b, d]` features.
+    """
+    for note in evaluation_notes(splits, config, view_maker=view_maker):
+        _log.warning(note)
+    train_rows, test_rows = _chosen(splits, config)
+    pixels = RawPixels(channels=splits.train.channels, image_size=splits.train.image_size)
+    centred = CentredRawPixels.fit(splits.train, batch_size=config.batch_size, indices=train_rows)
+    who = {"trained": encoder, "raw pixels": pixels, "centred raw pixels": centred, "untrained": untrained}
+    records: list[Record] = []
+    for name, module in who.items():
+        features = _features(module, splits, config, train_rows, test_rows, view_maker, device)
+        seen: LabelsUsed = labels_used if name == "trained" else "none"
+        records.extend(_records(name, features, config, seen))
+    return records
+
+
+def evaluation_notes(
+    splits: Splits, config: EvaluationConfig, *, view_maker: ViewMaker | None = None
+) -> tuple[str, ...]:
+    """What `evaluate` will leave out of these splits, and why; empty when nothing.
+
+    Args:
+        splits: training and test source.
+        config: protocols and parameters.
+        view_maker: as `evaluate` gets it.
+    """
+    notes = []
+    needy = [evaluator.protocol for evaluator in config.evaluators() if evaluator.needs_labels]
+    for part, source, rows in zip(
+        ("training", "test"), (splits.train, splits.test), _chosen(splits, config), strict=True
+    ):
+        known = 0 if source.labels is None else int((source.labels[rows] >= 0).sum())
+        if known == 0 and needy:
+            notes.append(f"left out, since the {part} split has no labels: {', '.join(needy)}.")
+        elif known < len(rows) and needy:
+            dropped = len(rows) - known
+            notes.append(
+                f"{dropped} of {len(rows)} {part} samples have no label and are dropped from: {', '.join(needy)}."
+            )
+    if "geometry" in config.protocols and not _two_views(view_maker):
+        notes.append("left out, since there are no two views of a sample: alignment.")
+    return tuple(notes)
+
+
+def _two_views(view_maker: ViewMaker | None) -> bool:
+    return view_maker is not None and view_maker.config.count >= 2
+
+
+def _chosen(splits: Splits, config: EvaluationConfig) -> tuple[Tensor, Tensor]:
+    train_limit = config.max_train_rows or len(splits.train)
+    test_limit = config.max_test_rows or len(splits.test)
+    return (
+        subset(len(splits.train), train_limit, seed=config.subset_seed),
+        subset(len(splits.test), test_limit, seed=config.subset_seed),
+    )
+
+
+def _features(
+    module: nn.Module,
+    splits: Splits,
+    config: EvaluationConfig,
+    train_rows: Tensor,
+    test_rows: Tensor,
+    view_maker: ViewMaker | None,
+    device: torch.device | str | None,
+) -> FeatureSplits:
+    how: dict[str, Any] = {"batch_size": config.batch_size, "device": device}
+    train = extract(module, splits.train, indices=train_rows, **how)
+    test = extract(module, splits.test, indices=test_rows, **how)
+    if view_maker is None or not _two_views(view_maker) or "geometry" not in config.protocols:
+        return FeatureSplits(train, test)
+    geometry = config.geometry
+    aligned = test_rows[subset(len(test_rows), geometry.alignment_samples, seed=geometry.seed)]
+    return FeatureSplits(train, test, extract_views(module, splits.test, view_maker, indices=aligned, **how))
+
+
+def _records(name: str, features: FeatureSplits, config: EvaluationConfig, labels_used: LabelsUsed) -> Iterator[Record]:
+    for evaluator in config.evaluators():
+        if evaluator.needs_labels and not features.has_labels:
+            continue
+        used = features.labelled() if evaluator.needs_labels else features
+        shared = {
+            "layer": "pixels" if "pixels" in name else "encoder output",
+            "feature_dim": features.train.dim,
+            "normalisation": evaluator.normalisation,
+            "n_train": len(used.train),
+            "n_test": len(used.test),
+            "unlabelled_dropped": len(features.train) + len(features.test) - len(used.train) - len(used.test),
+            "subset_seed": config.subset_seed,
+            **_settings(evaluator),
+        }
+        for found in evaluator.run(used):
+            yield Record(
+                encoder=name,
+                protocol=evaluator.protocol,
+                metric=found.name,
+                value=found.value,
+                sd=found.sd,
+                low=found.low,
+                high=found.high,
+                draws=found.draws,
+                labels_used=labels_used,
+                better=found.better,
+                parameters={**shared, **found.details},
+            )
+
+
+def _settings(evaluator: Any) -> dict[str, Any]:
+    """The evaluator's fields as JSON values."""
+    values = {f.name: getattr(evaluator, f.name) for f in fields(evaluator)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

@@ -1,0 +1,109 @@
+"""The linear probe in closed form: one convex problem on cached features, no training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from kinfolk.evals.logistic import LogisticModel, LogisticProblem, Standardiser
+from kinfolk.evals.protocol import Evaluator, Measurement
+
+if TYPE_CHECKING:
+    from jaxtyping import Int64
+
+    from kinfolk.evals.features import FeatureSplits
+
+
+@dataclass(frozen=True)
+class LinearProbe(Evaluator):
+    """Multinomial logistic regression on frozen features, standardised by training statistics.
+
+    The penalty is chosen on a validation part of the training set, which is cut class by class: for every penalty, from
+    the strongest down, a model is fitted on the rest, and the most accurate one wins, the stronger penalty on a tie.
+    Then the probe is fitted on all training rows. Nothing is random but the cut, and the test set is seen once.
+
+    Where the training set is too small to set a row of any class aside, the middle penalty is taken. With a single
+    class every prediction is that class. A test class without training rows counts as errors.
+
+    Args:
+        l2: penalties to choose from, each > 0; the objective is mean cross-entropy + l2 / 2 * ||W||^2, the bias free.
+        validation_fraction: share of each class that selects the penalty, in (0, 1).
+        seed: of the cut.
+        selection_rows: the selection stage takes at most so many training rows, validation included; enough to rank
+            penalties, and it bounds the time on large sets.
+        tolerance: largest gradient entry, in scaled weights, at which a fit stops; ten times that while selecting.
+        max_steps: L-BFGS steps per fit.
+
+    Example:
+        >>> from kinfolk.evals import Features, FeatureSplits
+        >>> rows, labels = torch.arange(20.0)[:, None], torch.arange(20) // 10
+        >>> split = Features.from_rows(rows, torch.arange(20), labels)
+        >>> [(m.name, m.value) for m in LinearProbe().run(FeatureSplits(split, split))]
+        [('accuracy', 1.0)]
+    """
+
+    l2: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    validation_fraction: float = 0.2
+    seed: int = 0
+    selection_rows: int = 20_000
+    tolerance: float = 1e-5
+    max_steps: int = 500
+
+    protocol: ClassVar[str] = "linear probe"
+    needs_labels: ClassVar[bool] = True
+    normalisation: ClassVar[str] = "standardised by training statistics"
+
+    def __post_init__(self) -> None:
+        if not self.l2 or not min(self.l2) > 0:
+            raise ValueError(f"l2 must be at least one penalty, each positive, got {self.l2}.")
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction must lie in (0, 1), got {self.validation_fraction}.")
+
+    def run(self, features: FeatureSplits) -> Iterator[Measurement]:
+        """Yield the accuracy on the test rows."""
+        splits = features.labelled()
+        train, test = splits.train, splits.test
+        assert train.labels is not None
+        classes, y = torch.unique(train.labels, return_inverse=True)
+        standardise = Standardiser.fit(train.rows)
+        x = standardise(train.rows)
+        l2, start = self._selected(x, y, len(classes))
+        problem = LogisticProblem(x, y, classes=len(classes))
+        model = problem.fit(l2=l2, start=start, tolerance=self.tolerance, max_steps=self.max_steps)
+        right = classes[model.predict(standardise(test.rows))] == test.labels
+        details = {"l2_used": l2, "converged": model.converged}
+        yield Measurement("accuracy", right.double().mean().item(), better="higher", details=details)
+
+    def _selected(self, x: Tensor, y: Tensor, classes: int) -> tuple[float, LogisticModel | None]:
+        """The best penalty and its model, a good start for the final fit."""
+        penalties = sorted(self.l2, reverse=True)
+        fit, validation = self._cut(y)
+        if len(validation) == 0 or len(penalties) == 1:
+            return penalties[len(penalties) // 2], None
+        problem = LogisticProblem(x[fit], y[fit], classes=classes)
+        best: tuple[float, LogisticModel | None] = (penalties[0], None)
+        best_accuracy, model = -1.0, None
+        for l2 in penalties:
+            model = problem.fit(l2=l2, start=model, tolerance=10 * self.tolerance, max_steps=self.max_steps)
+            accuracy = (model.predict(x[validation]) == y[validation]).double().mean().item()
+            if accuracy > best_accuracy:
+                best, best_accuracy = (l2, model), accuracy
+        return best
+
+    def _cut(self, y: Int64[Tensor, " n"]) -> tuple[Tensor, Tensor]:
+        """Positions for fitting and for validation; at least one row of every class stays for fitting."""
+        generator = torch.Generator().manual_seed(self.seed)
+        share = min(1.0, self.selection_rows / len(y))
+        fit, validation = [], []
+        for c in range(int(y.max()) + 1):
+            members = torch.nonzero(y == c).squeeze(1)
+            members = members[torch.randperm(len(members), generator=generator).to(members.device)]
+            members = members[: max(1, round(share * len(members)))]
+            held = int(self.validation_fraction * len(members))
+            validation.append(members[:held])
+            fit.append(members[held:])
+        return torch.cat(fit), torch.cat(validation)

@@ -1,0 +1,291 @@
+"""What every target graph can do, and the general way of doing it for graphs without a shorter one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kinfolk.ops import PairMask, as_mask, as_scale, choose, chunked, prepare, reference
+from kinfolk.ops.chunked.tiles import tiles, unreachable
+from kinfolk.ops.masks import Span
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+    MaskLike = PairMask | Bool[Tensor, "n m"] | None
+
+
+class SimilarityGraph(ABC):
+    """How strongly each anchor should be related to each candidate: non-negative weights ``G [n, m]``.
+
+    The target of a loss is ``T``, the rows of G normalised over the candidates that a mask keeps. A graph never needs
+    G as a matrix; it knows how to pull with it: ``attraction`` is ``sum_j T_ij s_ij``. A row whose kept weights are
+    all 0 has no target and pulls with 0.
+    """
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """Number of anchors n and of candidates m."""
+
+    @abstractmethod
+    def log_weights(self, rows: Span, columns: Span) -> Float[Tensor, "a b"]:
+        """Return the logarithm of a block of weights, up to a factor per row; -inf where nothing relates."""
+
+    @abstractmethod
+    def __repr__(self) -> str: ...
+
+    def row_normalised(self, mask: MaskLike = None) -> NormalisedGraph:
+        """Return the target: rows normalised over the kept candidates.
+
+        Example:
+            >>> from kinfolk.graphs import DenseGraph
+            >>> target = DenseGraph(torch.tensor([[2.0, 1.0, 1.0], [0.0, 0.0, 5.0]])).row_normalised(
+            ...     torch.tensor([[False, True, True], [True, True, False]])
+            ... )
+            >>> target.to_dense()
+            tensor([[0.0000, 0.5000, 0.5000],
+                    [0.0000, 0.0000, 0.0000]])
+            >>> target.has_target
+            tensor([ True, False])
+        """
+        return NormalisedGraph(self, as_mask(mask, *self.shape))
+
+    def attraction(
+        self,
+        x: Float[Tensor, "n d"],
+        y: Float[Tensor, "m d"],
+        *,
+        scale: float | Tensor,
+        mask: MaskLike = None,
+        normalize: bool = False,
+        impl: str = "auto",
+    ) -> Float[Tensor, " n"]:
+        """Return the target's mean score per row, ``sum_j T_ij scale <x_i, y_j>``.
+
+        Args:
+            x: anchors [n, d].
+            y: candidates [m, d].
+            scale: inverse temperature; differentiable.
+            mask: which candidates count in the target; its biases play no role.
+            normalize: l2-normalise both sides first.
+            impl: ``"auto"``, ``"chunked"`` or ``"reference"``.
+
+        Returns:
+            [n]; 0 with zero gradient where a row has no target.
+        """
+        x, y, scale, mask = self._checked(x, y, scale, mask, normalize)
+        with torch.autocast(x.device.type, enabled=False):
+            if choose(impl, x) == "reference":
+                return reference.attraction(x, y, scale=scale, target=self.dense_target(mask).to(x))
+            return self.pull(x, y, scale, mask)
+
+    def logsumexp_and_attraction(
+        self,
+        x: Float[Tensor, "n d"],
+        y: Float[Tensor, "m d"],
+        *,
+        scale: float | Tensor,
+        mask: MaskLike = None,
+        target_mask: MaskLike = None,
+        normalize: bool = False,
+        impl: str = "auto",
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+        """Return partition and attraction of every row, from one sweep where the graph allows.
+
+        Args:
+            x: anchors [n, d].
+            y: candidates [m, d].
+            scale: inverse temperature; differentiable.
+            mask: which candidates enter the partition, and their biases.
+            target_mask: which candidates count in the target; by default those of the partition.
+            normalize: l2-normalise both sides first.
+            impl: as in `attraction`.
+
+        Returns:
+            ``lse_j(s_ij + b_ij)`` [n] (-inf where nothing is kept) and ``sum_j T_ij s_ij`` [n].
+        """
+        x, y, scale, mask = self._checked(x, y, scale, mask, normalize)
+        target_mask = self.default_target_mask(mask) if target_mask is None else as_mask(target_mask, *self.shape)
+        with torch.autocast(x.device.type, enabled=False):
+            if choose(impl, x) == "reference":
+                pull = reference.attraction(x, y, scale=scale, target=self.dense_target(target_mask).to(x))
+                return reference.row_logsumexp(x, y, scale=scale, mask=mask), pull
+            return self.partition_and_pull(x, y, scale, mask, target_mask)
+
+    def to_dense(self) -> Float[Tensor, "n m"]:
+        """Return the weights as an explicit matrix, up to a factor per row."""
+        n, m = self.shape
+        return self.log_weights((0, n), (0, m)).exp()
+
+    def neighbours(self, i: int, k: int) -> tuple[Int[Tensor, " k"], Float[Tensor, " k"]]:
+        """Return the (at most k) candidates that row i relates to most strongly, and their weights."""
+        weights = self.log_weights((i, i + 1), (0, self.shape[1]))[0].exp()
+        values, columns = weights.topk(min(k, int((weights > 0).sum())))
+        return columns, values
+
+    def detached(self) -> SimilarityGraph:
+        """Return the same graph as a constant."""
+        return self
+
+    def resolve(self, key_ids: Int[Tensor, " m"] | None) -> SimilarityGraph:
+        """Return the same graph over the columns at hand, where it names columns by sample id."""
+        return self
+
+    def default_target_mask(self, mask: PairMask | None) -> PairMask | None:
+        """Return the target's mask where a call names none: the partition's."""
+        return mask
+
+    # What graphs override when they know a shorter way. Inputs are prepared: float32 or float64, checked, normalised.
+
+    def pull(self, x: Tensor, y: Tensor, scale: Tensor, mask: PairMask | None) -> Float[Tensor, " n"]:
+        """Attraction in linear memory; the general way walks over blocks of the target."""
+        normaliser = unreachable(self.log_normaliser(mask))
+
+        def target(rows: Span, columns: Span) -> Tensor:
+            weights = self.log_weights(rows, columns).detach()
+            weights = (weights - normaliser[slice(*rows), None].to(weights)).exp_()
+            if mask is not None:
+                mask.fill_(weights, rows, columns, 0.0)
+            return weights
+
+        return chunked.target_attraction(x, y, scale=scale, target=target)
+
+    def partition_and_pull(
+        self, x: Tensor, y: Tensor, scale: Tensor, mask: PairMask | None, target_mask: PairMask | None
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+        """Partition and attraction; the general way is two calls."""
+        return chunked.row_logsumexp(x, y, scale=scale, mask=mask), self.pull(x, y, scale, target_mask)
+
+    @torch.no_grad()
+    def log_normaliser(self, mask: PairMask | None) -> Float[Tensor, " n"]:
+        """Return the logarithm of every row's kept weights' sum; -inf where there are none."""
+        n, m = self.shape
+        total: Tensor | None = None
+        for rows, columns in tiles(n, m):
+            weights = self.log_weights(rows, columns).clone()
+            if total is None:
+                total = weights.new_full((n,), -torch.inf)
+            if mask is not None:
+                mask.fill_(weights, rows, columns, -torch.inf)
+            total[slice(*rows)] = torch.logaddexp(total[slice(*rows)], weights.logsumexp(1))
+        return torch.full((n,), -torch.inf) if total is None else total
+
+    def rows_with_target(self, mask: PairMask | None) -> Bool[Tensor, " n"]:
+        """Return which rows relate to at least one kept candidate."""
+        return self.log_normaliser(mask) > -torch.inf
+
+    def dense_target(self, mask: PairMask | None) -> Float[Tensor, "n m"]:
+        """Return T as an explicit matrix: the specification."""
+        n, m = self.shape
+        logits = self.log_weights((0, n), (0, m))
+        keep, _ = reference.kept_and_bias(mask, logits)
+        keep = keep & (logits > -torch.inf)
+        normaliser = reference.masked_logsumexp(logits, keep, 1)
+        safe = logits.where(keep, torch.zeros_like(logits))
+        weights = torch.exp(safe - normaliser.where(keep.any(1), torch.zeros_like(normaliser)).unsqueeze(1))
+        return weights.where(keep, torch.zeros_like(weights))
+
+    def _checked(
+        self, x: Tensor, y: Tensor, scale: float | Tensor, mask: MaskLike, normalize: bool
+    ) -> tuple[Tensor, Tensor, Tensor, PairMask | None]:
+        with torch.autocast(x.device.type, enabled=False):
+            x, y = prepare(x, y, normalize=normalize)
+        if (x.shape[0], y.shape[0]) != self.shape:
+            raise ValueError(
+                f"the graph relates {self.shape[0]} anchors to {self.shape[1]} candidates, "
+                f"found x {tuple(x.shape)} and y {tuple(y.shape)}."
+            )
+        return x, y, as_scale(scale, x), as_mask(mask, *self.shape)
+
+
+class NormalisedGraph(SimilarityGraph):
+    """A graph's rows normalised over the candidates that a mask keeps: the target T of a loss.
+
+    Example:
+        >>> from kinfolk.graphs import PairGraph
+        >>> PairGraph(2).row_normalised()
+        NormalisedGraph(PairGraph(2 x 2: row i relates to column i))
+    """
+
+    def __init__(self, graph: SimilarityGraph, mask: PairMask | None) -> None:
+        if isinstance(graph, NormalisedGraph):
+            graph, mask = graph.graph, _both(graph.mask, mask)
+        self.graph, self.mask = graph, mask
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of anchors and of candidates."""
+        return self.graph.shape
+
+    @cached_property
+    def has_target(self) -> Bool[Tensor, " n"]:
+        """Which rows relate to at least one kept candidate."""
+        return self.graph.rows_with_target(self.mask)
+
+    def to_dense(self) -> Float[Tensor, "n m"]:
+        """Return T as an explicit matrix."""
+        return self.graph.dense_target(self.mask)
+
+    def log_weights(self, rows: Span, columns: Span) -> Float[Tensor, "a b"]:
+        """Return a block of log T."""
+        weights = self.graph.log_weights(rows, columns)
+        weights = weights - unreachable(self.graph.log_normaliser(self.mask))[slice(*rows), None].to(weights)
+        if self.mask is not None:
+            self.mask.fill_(weights, rows, columns, -torch.inf)
+        return weights
+
+    def log_normaliser(self, mask: PairMask | None) -> Float[Tensor, " n"]:
+        """Return the logarithm of what a further mask leaves of every row's 1, up to a factor per row."""
+        return self.graph.log_normaliser(_both(self.mask, mask))
+
+    def dense_target(self, mask: PairMask | None) -> Float[Tensor, "n m"]:
+        """Return T, normalised again over what a further mask keeps."""
+        return self.graph.dense_target(_both(self.mask, mask))
+
+    def pull(self, x: Tensor, y: Tensor, scale: Tensor, mask: PairMask | None) -> Float[Tensor, " n"]:
+        """Attraction by the graph's own way."""
+        return self.graph.pull(x, y, scale, _both(self.mask, mask))
+
+    def partition_and_pull(
+        self, x: Tensor, y: Tensor, scale: Tensor, mask: PairMask | None, target_mask: PairMask | None
+    ) -> tuple[Tensor, Tensor]:
+        """Partition and attraction by the graph's own way."""
+        return self.graph.partition_and_pull(x, y, scale, mask, _both(self.mask, target_mask))
+
+    def default_target_mask(self, mask: PairMask | None) -> PairMask | None:
+        """Return the mask that these rows were normalised over."""
+        return self.mask
+
+    def detached(self) -> SimilarityGraph:
+        """Return the same target as a constant."""
+        return NormalisedGraph(self.graph.detached(), self.mask)
+
+    def __repr__(self) -> str:
+        return f"NormalisedGraph({self.graph!r}{'' if self.mask is None else f', {self.mask!r}'})"
+
+
+def _both(a: PairMask | None, b: PairMask | None) -> PairMask | None:
+    if a is None or b is None or a is b:
+        return b if a is None else a
+    return a & b
+
+
+def as_graph(graph: SimilarityGraph | Float[Tensor, "n m"]) -> SimilarityGraph:
+    """Take a graph, or explicit weights [n, m].
+
+    Example:
+        >>> as_graph(torch.eye(2))
+        DenseGraph(2 x 2: 2 related pairs)
+    """
+    from kinfolk.graphs.dense import DenseGraph
+
+    if isinstance(graph, Tensor):
+        return DenseGraph(graph)
+    if not isinstance(graph, SimilarityGraph):
+        raise TypeError(f"graph must be a SimilarityGraph or a tensor of weights [n, m], found {type(graph).__name__}.")
+    return graph

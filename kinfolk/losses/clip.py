@@ -1,0 +1,90 @@
+"""CLIP's loss: match images and texts both ways."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kinfolk.losses.base import Loss, duplicated, same_shape
+from kinfolk.ops import PairMask, prepare, two_way_logsumexp
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+    from kinfolk.ops import Impl
+
+
+def clip(
+    image: Float[Tensor, "n d"],
+    text: Float[Tensor, "n d"],
+    logit_scale: float | Tensor,
+    *,
+    ids: Int[Tensor, " n"] | None = None,
+    normalize: bool = True,
+    impl: Impl = "auto",
+) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
+    """Mean of the two directions' cross-entropies of finding the own partner.
+
+    With ``l_ij = logit_scale <x_i, y_j>``: ``loss_i = (lse_j l_ij + lse_j l_ji) / 2 - l_ii``, from one pass. Pairs of
+    equal ids at other positions leave both partitions.
+
+    Returns:
+        Values [n] and which of them count (all).
+
+    Example:
+        >>> values, valid = clip(torch.eye(2), torch.eye(2), 1.0)
+        >>> values
+        tensor([0.3133, 0.3133])
+    """
+    same_shape(image=image, text=text)
+    repeated = duplicated(ids, image)
+    with torch.autocast(image.device.type, enabled=False):
+        x, y = prepare(image, text, normalize=normalize)
+        own = logit_scale * torch.linalg.vecdot(x, y)
+        own = own.to(x.dtype)
+        if repeated is None:
+            rows, columns = two_way_logsumexp(x, y, scale=logit_scale, impl=impl)
+        else:
+            mask = PairMask.exclude(repeated, repeated) & PairMask.exclude_self(len(x))
+            rows, columns = two_way_logsumexp(x, y, scale=logit_scale, mask=mask, impl=impl)
+            rows, columns = torch.logaddexp(rows, own), torch.logaddexp(columns, own)
+        return (rows + columns) / 2 - own, torch.ones_like(own, dtype=torch.bool)
+
+
+class CLIPLoss(Loss):
+    """Symmetric image-text cross-entropy, ``loss(image, text, logit_scale)``.
+
+    ``L = 1/2 mean_i [lse_j l_ij - l_ii] + 1/2 mean_j [lse_i l_ij - l_jj]``, ``l_ij = logit_scale <x_i, y_j>``.
+
+    Args:
+        reduction, normalize, gather, impl: as in `kinfolk.losses.base.Loss`.
+
+    Call:
+        image, text: projections [n, d], row k of each a pair.
+        logit_scale: **already exponentiated** inverse temperature, a number or a tensor with one element (learnable).
+        ids: sample ids [n]; pairs known to be duplicates are no negatives of each other. None = all differ.
+
+    Returns:
+        A scalar, or [n] (mean of the two directions of pair i) for ``reduction="none"``.
+
+    Raises:
+        ValueError: for sides of different shapes or an empty batch.
+
+    Reference:
+        Alec Radford, Jong Wook Kim, Chris Hallacy, Aditya Ramesh, Gabriel Goh, Sandhini Agarwal, Girish Sastry, Amanda
+        Askell, Pamela Mishkin, Jack Clark, Gretchen Krueger, Ilya Sutskever, 2021, Learning Transferable Visual Models
+        From Natural Language Supervision.
+
+    Example:
+        >>> CLIPLoss()(torch.eye(2), torch.eye(2), 1.0)
+        tensor(0.3133)
+    """
+
+    def forward(  # type: ignore[override]
+        self, image: Tensor, text: Tensor, logit_scale: float | Tensor, ids: Tensor | None = None
+    ) -> Tensor:
+        """Return the loss of paired images and texts [n, d]."""
+        values, valid = clip(image, text, logit_scale, ids=ids, normalize=self.normalize, impl=self.impl)
+        return self.reduce(values, valid)

@@ -1,0 +1,125 @@
+"""The general loss: match any similarity graph."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kinfolk.graphs import SimilarityGraph
+from kinfolk.graphs.base import as_graph
+from kinfolk.losses.base import Impl, Loss, Reduction, one_per_row, positive
+from kinfolk.ops import PairMask, as_mask, prepare
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+
+def graph_contrastive(
+    queries: Float[Tensor, "n d"],
+    keys: Float[Tensor, "m d"],
+    graph: SimilarityGraph | Float[Tensor, "n m"],
+    *,
+    temperature: float | Tensor = 0.1,
+    mask: PairMask | Bool[Tensor, "n m"] | None = None,
+    ids: Int[Tensor, " m"] | None = None,
+    normalize: bool = True,
+    impl: Impl = "auto",
+) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
+    """Cross-entropy between the graph's rows, normalised over the kept keys, and the model's softmax over them.
+
+    ``loss_i = lse_{j kept} (s_ij + b_ij) - sum_j T_ij s_ij``.
+
+    Returns:
+        Values [n] and which rows have a target; the others are 0.
+
+    Example:
+        >>> values, valid = graph_contrastive(torch.eye(2), torch.eye(2), torch.eye(2), temperature=1.0)
+        >>> values
+        tensor([0.3133, 0.3133])
+    """
+    scale = 1 / positive(temperature)
+    with torch.autocast(queries.device.type, enabled=False):
+        x, y = prepare(queries, keys, normalize=normalize)
+        if ids is not None:
+            one_per_row(ids, y, "ids")
+        resolved = as_graph(graph).detached().resolve(ids)
+        if resolved.shape != (len(x), len(y)):
+            raise ValueError(
+                f"the graph must relate every query to every key: graph {resolved.shape}, "
+                f"queries {tuple(queries.shape)}, keys {tuple(keys.shape)}."
+            )
+        kept = as_mask(mask, len(x), len(y))
+        target = resolved.row_normalised(kept)
+        valid = target.has_target.to(x.device)
+        partition, pull = target.logsumexp_and_attraction(x, y, scale=scale, mask=kept, impl=impl)
+        return partition.where(valid, torch.zeros_like(pull)) - pull, valid
+
+
+class GraphContrastiveLoss(Loss):
+    """Match any similarity graph between queries and keys, ``loss(queries, keys, graph)``.
+
+    ``loss_i = lse_{j kept} (s_ij + b_ij) - sum_j T_ij s_ij`` with T the graph's rows normalised over the kept keys: the
+    cross-entropy between T and the model's softmax. SimCLR, SupCon, X-CLR and CLIP are this loss with their graphs.
+
+    Args:
+        temperature: positive number, or a tensor with one element to learn it.
+        reduction, normalize, gather, impl: as in `kinfolk.losses.base.Loss`.
+
+    Call:
+        queries: anchors [n, d].
+        keys: candidates [m, d]; pass the queries themselves, and a mask, for self-contrast.
+        graph: a `SimilarityGraph`, or explicit weights [n, m]; a constant.
+        mask: bool [n, m] or `PairMask`, True = the pair is in partition and target; self-contrast passes ``~eye``.
+        ids: sample id per key [m]; resolves a `SparseGraph` that names its columns by id, and masks nothing.
+
+    Returns:
+        A scalar, or [n] for ``reduction="none"``; rows whose kept weights are all 0 do not count.
+
+    Raises:
+        ValueError: for a graph or mask of another shape, a temperature that is not positive.
+
+    Reference:
+        Vlad Sobal, Mark Ibrahim, Randall Balestriero, Vivien Cabannes, Diane Bouchacourt, Pietro Astolfi, Kyunghyun
+        Cho, Yann LeCun, 2024, X-Sample Contrastive Loss: Improving Contrastive Learning with Sample Similarity Graphs.
+
+    Example:
+        >>> from kinfolk.graphs import LabelGraph
+        >>> x, graph = torch.eye(3), LabelGraph(torch.tensor([0, 0, 1]))
+        >>> GraphContrastiveLoss(temperature=1.0)(x, x, graph, mask=PairMask.exclude_self(3))
+        tensor(0.6931)
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: float | Tensor = 0.1,
+        reduction: Reduction = "mean",
+        normalize: bool = True,
+        gather: bool = True,
+        impl: Impl = "auto",
+    ) -> None:
+        super().__init__(reduction=reduction, normalize=normalize, gather=gather, impl=impl)
+        self.temperature = positive(temperature)
+
+    def forward(  # type: ignore[override]
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        graph: SimilarityGraph | Tensor,
+        mask: PairMask | Tensor | None = None,
+        ids: Tensor | None = None,
+    ) -> Tensor:
+        """Return the loss of queries [n, d] against keys [m, d]."""
+        values, valid = graph_contrastive(
+            queries,
+            keys,
+            graph,
+            temperature=self.temperature,
+            mask=mask,
+            ids=ids,
+            normalize=self.normalize,
+            impl=self.impl,
+        )
+        return self.reduce(values, valid)

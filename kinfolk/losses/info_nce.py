@@ -1,0 +1,130 @@
+"""MoCo's loss: tell the own key from a queue of earlier ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kinfolk.losses.base import Impl, Loss, Reduction, duplicated, one_per_row, positive, same_shape, softplus
+from kinfolk.ops import PairMask, prepare, row_logsumexp
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+    Exclude = Bool[Tensor, "n K"] | tuple[Int[Tensor, " n"], Int[Tensor, " K"]] | None
+
+
+def info_nce(
+    queries: Float[Tensor, "n d"],
+    keys: Float[Tensor, "n d"],
+    queue: Float[Tensor, "K d"],
+    *,
+    temperature: float | Tensor = 0.2,
+    exclude: Exclude = None,
+    normalize: bool = True,
+    impl: Impl = "auto",
+) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
+    """Cross-entropy of finding the own key among it and the queue.
+
+    ``loss_i = lse({s_i0} u {s_ij : j not excluded}) - s_i0`` with ``s_i0 = <q_i, k_i> / temperature`` and
+    ``s_ij = <q_i, Q_j> / temperature``. Keys and queue are constants.
+
+    Returns:
+        Values [n] and which of them count (all).
+
+    Example:
+        >>> values, valid = info_nce(torch.eye(2), torch.eye(2), torch.eye(2), temperature=1.0)
+        >>> values
+        tensor([0.8620, 0.8620])
+    """
+    same_shape(queries=queries, keys=keys)
+    if queue.ndim != 2 or queue.shape[1] != queries.shape[1]:
+        raise ValueError(f"queue must be [K, d] of the queries' width: {tuple(queries.shape)}, {tuple(queue.shape)}.")
+    scale = 1 / positive(temperature)
+    mask = _kept(exclude, queries, queue)
+    with torch.autocast(queries.device.type, enabled=False):
+        q, k = prepare(queries, keys.detach(), normalize=normalize)
+        own = scale * torch.linalg.vecdot(q, k)
+        _, negatives = prepare(queries.detach(), queue.detach(), normalize=normalize)
+        others = row_logsumexp(q, negatives, scale=scale, mask=mask, impl=impl)
+        return softplus(others - own), torch.ones_like(own, dtype=torch.bool)
+
+
+def _kept(exclude: Exclude, queries: Tensor, queue: Tensor) -> PairMask | None:
+    if exclude is None:
+        return None
+    if isinstance(exclude, Tensor):
+        shape = (len(queries), len(queue))
+        if exclude.dtype != torch.bool or exclude.shape != shape:
+            raise ValueError(
+                f"exclude must be bool [n, K] = {shape}, True = dropped, or (query_labels, queue_labels); "
+                f"found {exclude.dtype} of shape {tuple(exclude.shape)}."
+            )
+        return PairMask.from_dense(~exclude)
+    query_labels, queue_labels = exclude
+    mask = PairMask.exclude(query_labels, queue_labels)
+    one_per_row(query_labels, queries, "query labels")
+    one_per_row(queue_labels, queue, "queue labels")
+    return mask
+
+
+class InfoNCELoss(Loss):
+    """MoCo's InfoNCE over a queue, ``loss(queries, keys, queue)``; with ``exclude`` also false-negative elimination.
+
+    The own key is in the partition; keys of the other samples are not negatives until they are in the queue. Gradient
+    reaches the queries only. An empty queue, or one that is excluded altogether, gives exactly 0.
+
+    Args:
+        temperature: positive number, or a tensor with one element to learn it.
+        reduction, normalize, gather, impl: as in `kinfolk.losses.base.Loss`.
+
+    Call:
+        queries: [n, d], the encoder's.
+        keys: [n, d], the EMA encoder's, row k of the same sample.
+        queue: [K, d], keys of earlier batches.
+        exclude: queue rows that are no negatives of a query: bool [n, K] (True = dropped), or labels
+            ``(query_labels [n], queue_labels [K])``, equal ones being dropped; -1 equals nothing. Sample ids in
+            place of labels drop stale copies of the same sample.
+        ids: sample ids [n], checked only: samples of the batch are not contrasted with one another.
+
+    Returns:
+        A scalar, or [n] for ``reduction="none"``.
+
+    Raises:
+        TypeError: for float or bool labels in ``exclude``.
+        ValueError: for shapes that do not fit, a temperature that is not positive, an empty batch.
+
+    Reference:
+        Kaiming He, Haoqi Fan, Yuxin Wu, Saining Xie, Ross Girshick, 2020, Momentum Contrast for Unsupervised Visual
+        Representation Learning; Tsai-Shien Chen, Wei-Chih Hung, Hung-Yu Tseng, Shao-Yi Chien, Ming-Hsuan Yang, 2022,
+        Incremental False Negative Detection for Contrastive Learning (elimination).
+
+    Example:
+        >>> InfoNCELoss(temperature=1.0)(torch.eye(2), torch.eye(2), torch.eye(2))
+        tensor(0.8620)
+        >>> own = torch.tensor([0, 1])
+        >>> InfoNCELoss(temperature=1.0)(torch.eye(2), torch.eye(2), torch.eye(2), exclude=(own, own))
+        tensor(0.3133)
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: float | Tensor = 0.2,
+        reduction: Reduction = "mean",
+        normalize: bool = True,
+        gather: bool = True,
+        impl: Impl = "auto",
+    ) -> None:
+        super().__init__(reduction=reduction, normalize=normalize, gather=gather, impl=impl)
+        self.temperature = positive(temperature)
+
+    def forward(  # type: ignore[override]
+        self, queries: Tensor, keys: Tensor, queue: Tensor, exclude: Exclude = None, ids: Tensor | None = None
+    ) -> Tensor:
+        """Return the loss of queries and keys [n, d] against a queue [K, d]."""
+        duplicated(ids, queries)
+        options = {"normalize": self.normalize, "impl": self.impl}
+        return self.reduce(*info_nce(queries, keys, queue, temperature=self.temperature, exclude=exclude, **options))

@@ -1,0 +1,101 @@
+"""SimCLR's loss: tell the other view of a sample from every other row of the batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kinfolk.losses.base import Impl, Loss, Reduction, duplicated, positive, same_shape
+from kinfolk.ops import PairMask, prepare, row_logsumexp
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+
+def nt_xent(
+    z0: Float[Tensor, "n d"],
+    z1: Float[Tensor, "n d"],
+    *,
+    temperature: float | Tensor = 0.1,
+    ids: Int[Tensor, " n"] | None = None,
+    normalize: bool = True,
+    impl: Impl = "auto",
+) -> tuple[Float[Tensor, " n2"], Bool[Tensor, " n2"]]:
+    """Cross-entropy of finding the other view among all rows but the anchor itself.
+
+    With rows ``[z0; z1]``, scores ``s_ij = <z_i, z_j> / temperature`` and p(i) the other view of i:
+    ``loss_i = lse_{a != i} s_ia - s_ip(i)``. Equal ids at other positions leave the partition.
+
+    Returns:
+        Values [2n] and which of them count (all).
+
+    Example:
+        >>> values, valid = nt_xent(torch.eye(2), torch.eye(2), temperature=1.0)
+        >>> values
+        tensor([0.5514, 0.5514, 0.5514, 0.5514])
+    """
+    same_shape(z0=z0, z1=z1)
+    scale = 1 / positive(temperature)
+    repeated = duplicated(ids, z0)
+    rows = torch.cat([z0, z1])
+    with torch.autocast(rows.device.type, enabled=False):
+        rows, _ = prepare(rows, rows, normalize=normalize)
+        own = (scale * torch.linalg.vecdot(rows[: len(z0)], rows[len(z0) :])).repeat(2)
+        if repeated is None:
+            partition = row_logsumexp(rows, rows, scale=scale, mask=PairMask.exclude_self(len(rows)), impl=impl)
+        else:
+            sample = repeated.repeat(2)
+            position = torch.arange(len(z0), device=rows.device).repeat(2)  # both views leave, also of an id of -1
+            mask = PairMask.exclude(sample, sample) & PairMask.exclude(position, position)
+            others = row_logsumexp(rows, rows, scale=scale, mask=mask, impl=impl)
+            partition = torch.logaddexp(others, own)
+        return partition - own, torch.ones_like(own, dtype=torch.bool)
+
+
+class NTXentLoss(Loss):
+    """SimCLR's normalised temperature-scaled cross-entropy, ``loss(z0, z1)``.
+
+    ``L = (1/2n) sum_i [lse_{a != i} s_ia - s_ip(i)]`` over the 2n rows of two views; the mean over all rows, where some
+    codes add two means.
+
+    Args:
+        temperature: positive number, or a tensor with one element to learn it.
+        reduction, normalize, gather, impl: as in `kinfolk.losses.base.Loss`.
+
+    Call:
+        z0, z1: the two views' projections [n, d], row k of each belonging to sample k.
+        ids: sample ids [n]; a sample that the batch holds twice is then no negative of itself. None = all differ.
+
+    Returns:
+        A scalar, or [2n] (view-major) for ``reduction="none"``. One sample alone gives 0.
+
+    Raises:
+        ValueError: for views of different shapes, a temperature that is not positive, an empty batch.
+
+    Reference:
+        Ting Chen, Simon Kornblith, Mohammad Norouzi, Geoffrey Hinton, 2020, A Simple Framework for Contrastive
+        Learning of Visual Representations.
+
+    Example:
+        >>> NTXentLoss(temperature=1.0)(torch.eye(2), torch.eye(2))
+        tensor(0.5514)
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: float | Tensor = 0.1,
+        reduction: Reduction = "mean",
+        normalize: bool = True,
+        gather: bool = True,
+        impl: Impl = "auto",
+    ) -> None:
+        super().__init__(reduction=reduction, normalize=normalize, gather=gather, impl=impl)
+        self.temperature = positive(temperature)
+
+    def forward(self, z0: Tensor, z1: Tensor, ids: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """Return the loss of two views [n, d]."""
+        options = {"normalize": self.normalize, "impl": self.impl}
+        return self.reduce(*nt_xent(z0, z1, temperature=self.temperature, ids=ids, **options))

@@ -1,0 +1,119 @@
+"""Supervised contrastive loss: every row of the same class is a positive."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from kinfolk.graphs import LabelGraph, checked_labels
+from kinfolk.losses.base import Impl, Loss, Reduction, one_per_row, positive
+from kinfolk.ops import PairMask, integer_ids, prepare, row_logsumexp
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+Form = Literal["out", "in"]
+"""Where the mean over positives stands: outside the logarithm or inside."""
+
+
+def sup_con(
+    embeddings: Float[Tensor, "m d"],
+    labels: Int[Tensor, " m"],
+    *,
+    temperature: float | Tensor = 0.1,
+    form: Form = "out",
+    ids: Int[Tensor, " m"] | None = None,
+    normalize: bool = True,
+    impl: Impl = "auto",
+) -> tuple[Float[Tensor, " m"], Bool[Tensor, " m"]]:
+    """Cross-entropy between a row's positives and its softmax over all other rows.
+
+    Positives P(i): the other rows of i's label (-1 has none) or of i's id.
+    ``out: lse_{a != i} s_ia - mean_{p in P(i)} s_ip``; ``in: lse_{a != i} s_ia - lse_{p in P(i)} s_ip + log |P(i)|``.
+
+    Returns:
+        Values [m] and which rows have a positive; the others are 0.
+
+    Example:
+        >>> values, valid = sup_con(torch.eye(3), torch.tensor([0, 0, 1]), temperature=1.0)
+        >>> values, valid
+        (tensor([0.6931, 0.6931, 0.0000]), tensor([ True,  True, False]))
+    """
+    labels = checked_labels(labels)
+    one_per_row(labels, embeddings)
+    if ids is not None:
+        one_per_row(ids, embeddings, "ids")
+        ids = integer_ids(ids)
+    scale = 1 / positive(temperature)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        rows, _ = prepare(embeddings, embeddings, normalize=normalize)
+        others = PairMask.exclude_self(len(rows))
+        target = LabelGraph(labels, ids).row_normalised(others)
+        valid = target.has_target.to(rows.device)
+        if form == "out":
+            partition, pull = target.logsumexp_and_attraction(rows, rows, scale=scale, mask=others, impl=impl)
+        else:
+            partition = row_logsumexp(rows, rows, scale=scale, mask=others, impl=impl)
+            positives = PairMask.only(labels, labels, or_ids=None if ids is None else (ids, ids)) & others
+            pull = row_logsumexp(rows, rows, scale=scale, mask=positives, impl=impl)
+            pull = pull - target.graph.log_normaliser(others).to(rows)
+        zero = torch.zeros_like(partition)
+        return partition.where(valid, zero) - pull.where(valid, zero), valid
+
+
+class SupConLoss(Loss):
+    """Supervised contrastive loss, ``loss(embeddings, labels)`` over the rows of all views.
+
+    All positives stay in the partition and only the anchor itself leaves it. Without labels in common a row is no
+    anchor but still a candidate for the others. ``in <= out`` for every anchor. Nothing is multiplied by the
+    temperature, as some codes do.
+
+    Args:
+        temperature: positive number, or a tensor with one element to learn it.
+        form: ``"out"`` (mean of the positives' log-probabilities, the better one in the paper) or ``"in"``.
+        reduction, normalize, gather, impl: as in `kinfolk.losses.base.Loss`.
+
+    Call:
+        embeddings: projections [m, d] of all views, one after the other.
+        labels: integer class per row [m]; -1 = unlabelled, equal to nothing.
+        ids: sample id per row [m]; rows of one sample are positives whatever their labels. None = every row is its own.
+
+    Returns:
+        A scalar, or [m] for ``reduction="none"``; 0 with a graph when no row has a positive.
+
+    Raises:
+        TypeError: for float or bool labels.
+        ValueError: for labels below -1 or not one per row, an unknown form, a temperature that is not positive.
+
+    Reference:
+        Prannay Khosla, Piotr Teterwak, Chen Wang, Aaron Sarna, Yonglong Tian, Phillip Isola, Aaron Maschinot, Ce Liu,
+        Dilip Krishnan, 2020, Supervised Contrastive Learning.
+
+    Example:
+        >>> SupConLoss(temperature=1.0)(torch.eye(3), torch.tensor([0, 0, 1]))
+        tensor(0.6931)
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: float | Tensor = 0.1,
+        form: Form = "out",
+        reduction: Reduction = "mean",
+        normalize: bool = True,
+        gather: bool = True,
+        impl: Impl = "auto",
+    ) -> None:
+        super().__init__(reduction=reduction, normalize=normalize, gather=gather, impl=impl)
+        if form not in get_args(Form):
+            raise ValueError(f"form must be one of {', '.join(get_args(Form))}, found {form!r}.")
+        self.temperature, self.form = positive(temperature), form
+
+    def forward(self, embeddings: Tensor, labels: Tensor, ids: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """Return the loss of rows [m, d] with labels [m]."""
+        options = {"normalize": self.normalize, "impl": self.impl}
+        return self.reduce(
+            *sup_con(embeddings, labels, temperature=self.temperature, form=self.form, ids=ids, **options)
+        )

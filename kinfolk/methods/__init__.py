@@ -1,0 +1,27 @@
+"""Training methods, one a file: which views, which modules, which loss, and what happens after a step."""
+
+from kinfolk.methods.base import Method as Method
+from kinfolk.methods.cacr import CACR as CACR
+from kinfolk.methods.cacr import CACRConfig as CACRConfig
+from kinfolk.methods.moco import MoCo as MoCo
+from kinfolk.methods.moco import MoCoConfig as MoCoConfig
+from kinfolk.methods.simclr import SimCLR as SimCLR
+from kinfolk.methods.simclr import SimCLRConfig as SimCLRConfig
+from kinfolk.methods.supcon import SupCon as SupCon
+from kinfolk.methods.supcon import SupConConfig as SupConConfig
+from kinfolk.methods.xclr import XCLR as XCLR
+from kinfolk.methods.xclr import XCLRConfig as XCLRConfig
+
+__all__ = [
+    "CACR",
+    "XCLR",
+    "CACRConfig",
+    "Method",
+    "MoCo",
+    "MoCoConfig",
+    "SimCLR",
+    "SimCLRConfig",
+    "SupCon",
+    "SupConConfig",
+    "XCLRConfig",
+]

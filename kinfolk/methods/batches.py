@@ -1,0 +1,70 @@
+"""Reading a batch, with errors that say what a method needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int64
+
+
+def read_views(batch: Mapping[str, Any], *, method: str, count: int | None = None) -> list[Float[Tensor, "n c h w"]]:
+    """Return the views of a batch: `count` of them, or any number from two up.
+
+    Args:
+        batch: has `views`, a list of equally shaped image tensors.
+        method: named in the errors.
+        count: how many the method takes; None for two or more.
+
+    Raises:
+        ValueError: no views, too few or too many, or views of different shapes.
+
+    Example:
+        >>> len(read_views({"views": [torch.zeros(3, 1, 8, 8)] * 2}, method="SimCLR"))
+        2
+    """
+    if "views" not in batch:
+        raise ValueError(f"{method} needs a batch with views, a list of image tensors; found keys {sorted(batch)}.")
+    views = list(batch["views"])
+    if len(views) < 2 or count not in (None, len(views)):
+        wanted = "at least two views" if count is None else f"exactly {count} views"
+        raise ValueError(f"{method} takes {wanted} of each image, found {len(views)}; set ViewsConfig.count.")
+    shapes = [tuple(view.shape) for view in views]
+    if len(set(shapes)) > 1:
+        raise ValueError(f"{method} takes views of equal shapes, found {shapes}.")
+    return views
+
+
+def read_ids(batch: Mapping[str, Any]) -> Int64[Tensor, " n"]:
+    """Return the ids of a batch's samples; without any, every sample is one of its own.
+
+    Example:
+        >>> read_ids({"views": [torch.zeros(3, 1, 8, 8)] * 2}).tolist()
+        [0, 1, 2]
+    """
+    if "ids" in batch:
+        return batch["ids"]
+    first = batch["views"][0]
+    return torch.arange(len(first), device=first.device)
+
+
+def read_labels(batch: Mapping[str, Any], *, method: str) -> Int64[Tensor, " n"]:
+    """Return the labels of a batch, one per sample.
+
+    Raises:
+        ValueError: the batch has none; the message says which methods need none.
+
+    Example:
+        >>> read_labels({"labels": torch.tensor([2, 0])}, method="SupCon").tolist()
+        [2, 0]
+    """
+    if batch.get("labels") is None:
+        raise ValueError(
+            f"{method} needs labels in the batch, found keys {sorted(batch)}; "
+            "use a source with labels (-1 marks an unlabelled sample), or a method without: SimCLR, MoCo, CACR."
+        )
+    return batch["labels"]

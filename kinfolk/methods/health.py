@@ -1,0 +1,89 @@
+"""Cheap numbers that show whether a run is healthy; detached, and not comparable between methods."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+@torch.no_grad()
+def projection_health(views: Sequence[Float[Tensor, "n d"]]) -> dict[str, Float[Tensor, ""]]:
+    """Return the terms that every method reports about its projections.
+
+    Args:
+        views: the projections of each view, two views or more.
+
+    Returns:
+        `positive_cosine`, see `positive_cosine`; `participation_ratio`, see `participation_ratio`, over all rows.
+
+    Example:
+        >>> terms = projection_health([torch.eye(4), torch.eye(4)])
+        >>> {name: round(float(value), 3) for name, value in terms.items()}
+        {'positive_cosine': 1.0, 'participation_ratio': 3.0}
+    """
+    stacked = torch.stack([view.float() for view in views])
+    return {
+        "positive_cosine": positive_cosine(stacked),
+        "participation_ratio": participation_ratio(stacked.flatten(0, 1)),
+    }
+
+
+@torch.no_grad()
+def positive_cosine(views: Float[Tensor, "v n d"]) -> Float[Tensor, ""]:
+    """Return the mean cosine between two different views of the same sample, in [-1, 1].
+
+    It rises towards 1 in training; at 1 from the start the augmentation does nothing, or everything has collapsed.
+
+    Example:
+        >>> positive_cosine(torch.tensor([[[1.0, 0.0]], [[0.0, 2.0]]])).item()
+        0.0
+    """
+    count = len(views)
+    unit = F.normalize(views, dim=2)
+    # sum over v != u of <z_v, z_u> = |sum_v z_v|^2 - sum_v |z_v|^2
+    pairs = unit.sum(0).square().sum(1) - unit.square().sum((0, 2))
+    return pairs.mean() / (count * (count - 1))
+
+
+@torch.no_grad()
+def participation_ratio(rows: Float[Tensor, "m d"]) -> Float[Tensor, ""]:
+    """Return how many directions the unit rows occupy: `(tr C)^2 / tr C^2` of their covariance C, from 1 to d.
+
+    The order-2 form of the effective rank: it costs one product, takes no eigenvalues and lets NaN through. Close to
+    1 the projections have collapsed onto a line; rows that are all equal give 0.
+
+    Example:
+        >>> participation_ratio(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])).item()
+        2.0
+    """
+    unit = F.normalize(rows, dim=1)
+    centred = unit - unit.mean(0)
+    covariance = centred.T @ centred
+    return covariance.trace().square() / covariance.square().sum().clamp(min=torch.finfo(covariance.dtype).tiny)
+
+
+@torch.no_grad()
+def relative_entropy(weights: Float[Tensor, "... n n"]) -> Float[Tensor, ""]:
+    """Return the mean entropy of weights over the n - 1 other samples, divided by `log(n - 1)`: in [0, 1].
+
+    1 means that all others weigh the same, 0 that one has all the weight.
+
+    Args:
+        weights: rows sum to 1; the diagonal is 0. With n = 2 there is one other, and the value is 1.
+
+    Example:
+        >>> relative_entropy((1 - torch.eye(3)) / 2).item()
+        1.0
+    """
+    n = weights.shape[-1]
+    if n < 3:
+        return weights.new_ones(())
+    return torch.special.entr(weights).sum(-1).mean() / math.log(n - 1)

@@ -1,0 +1,35 @@
+"""Modules that methods are made of: encoders, projection heads, the EMA twin and the feature queue."""
+
+from kinfolk.nn.adapter import AdaptedEncoder as AdaptedEncoder
+from kinfolk.nn.adapter import as_encoder as as_encoder
+from kinfolk.nn.adapter import encoder_dim as encoder_dim
+from kinfolk.nn.ema import EMATwin as EMATwin
+from kinfolk.nn.encoders import SmallConvConfig as SmallConvConfig
+from kinfolk.nn.encoders import SmallConvNet as SmallConvNet
+from kinfolk.nn.heads import HeadConfig as HeadConfig
+from kinfolk.nn.heads import ProjectionHead as ProjectionHead
+from kinfolk.nn.norms import SplitBatchNorm as SplitBatchNorm
+from kinfolk.nn.norms import split_batch_norm as split_batch_norm
+from kinfolk.nn.queue import FeatureQueue as FeatureQueue
+from kinfolk.nn.queue import QueueSnapshot as QueueSnapshot
+from kinfolk.nn.resnet import ResNet18 as ResNet18
+from kinfolk.nn.resnet import ResNet18Config as ResNet18Config
+from kinfolk.nn.standardise import Standardise as Standardise
+
+__all__ = [
+    "AdaptedEncoder",
+    "EMATwin",
+    "FeatureQueue",
+    "HeadConfig",
+    "ProjectionHead",
+    "QueueSnapshot",
+    "ResNet18",
+    "ResNet18Config",
+    "SmallConvConfig",
+    "SmallConvNet",
+    "SplitBatchNorm",
+    "Standardise",
+    "as_encoder",
+    "encoder_dim",
+    "split_batch_norm",
+]

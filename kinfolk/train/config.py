@@ -1,0 +1,167 @@
+"""The complete description of a run, and its YAML form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from kinfolk.data import (
+    ArraysConfig,
+    ClassTableConfig,
+    DigitsConfig,
+    FashionMNISTConfig,
+    ImageFolderConfig,
+    SideEmbeddingsConfig,
+    ViewsConfig,
+)
+from kinfolk.evals import EvaluationConfig
+from kinfolk.methods import CACRConfig, MoCoConfig, SimCLRConfig, SupConConfig, XCLRConfig
+from kinfolk.nn import ResNet18Config, SmallConvConfig
+from kinfolk.train.optimizers import AdamWConfig, SGDConfig
+from kinfolk.train.serialization import decode, encode, flatten
+
+# One union per kind; the command line and the YAML files both read these.
+SourceConfig = DigitsConfig | FashionMNISTConfig | ImageFolderConfig | ArraysConfig
+RelationConfig = ClassTableConfig | SideEmbeddingsConfig
+EncoderConfig = SmallConvConfig | ResNet18Config
+MethodConfig = SimCLRConfig | MoCoConfig | SupConConfig | XCLRConfig | CACRConfig
+OptimizerConfig = AdamWConfig | SGDConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that a run depends on; two runs with equal configs on one machine give equal weights.
+
+    A config of your own works in Python wherever one of a union's members does: a frozen dataclass with a ``kind`` and
+    the same ``build`` or ``load``. Only reading it back from YAML needs it in the union.
+
+    Raises:
+        ValueError: For numbers out of range, naming the field.
+
+    Example:
+        >>> from kinfolk.recipes import recipe
+        >>> config = recipe("simclr-digits")
+        >>> from_yaml(to_yaml(config)) == config
+        True
+    """
+
+    name: str
+    """What the run is called, in the model card and as the default folder."""
+    source: SourceConfig
+    """Where the images come from."""
+    views: ViewsConfig
+    """How an image becomes several augmented views."""
+    encoder: EncoderConfig
+    """The network that is trained, evaluated and exported."""
+    method: MethodConfig
+    """The training method and its loss."""
+    relation: RelationConfig | None = None
+    """How samples relate beyond their own views, for methods that take a similarity graph."""
+    optimizer: OptimizerConfig = field(default_factory=AdamWConfig)
+    """How weights are updated."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """The protocols that the encoder is measured with at the end."""
+    seed: int = 0
+    """Seed of initial weights, order of samples and augmentation."""
+    batch_size: int = 256
+    """Samples in a step, over all processes."""
+    epochs: int = 100
+    """Passes over the training images."""
+    max_steps_per_epoch: int | None = None
+    """End every epoch after so many steps; None takes all images."""
+    warmup: float = 0.1
+    """Share of all steps over which the learning rate rises linearly, before it follows a cosine down."""
+    clip_norm: float | None = 1.0
+    """Largest norm of the gradient; None leaves it as it is."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the forward pass; auto means bf16 on a GPU that has it, else fp32."""
+    sampler: Literal["plain", "class-balanced"] = "plain"
+    """How a batch is drawn: a shuffled pass, or the same number of samples of every class."""
+    workers: int = 0
+    """Processes that read images beside the training process."""
+    device: str = "auto"
+    """Where to train: auto, cpu or cuda."""
+    checkpoint_every_epochs: int = 10
+    """Epochs between two checkpoints."""
+    checkpoint_every_steps: int | None = None
+    """Steps between two checkpoints, in addition to those by epoch."""
+    log_every: int = 10
+    """Steps between two records in metrics.jsonl."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, batch_size=self.batch_size, epochs=self.epochs, log_every=self.log_every)
+        _at_least(1, checkpoint_every_epochs=self.checkpoint_every_epochs)
+        _at_least(0, seed=self.seed, workers=self.workers)
+        for name in ("checkpoint_every_steps", "max_steps_per_epoch"):
+            if getattr(self, name) is not None:
+                _at_least(1, **{name: getattr(self, name)})
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup is a share of the steps, at least 0 and less than 1; found {self.warmup}")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm must be positive or None, found {self.clip_norm}")
+        for name, choices in (("precision", ("auto", "fp32", "bf16")), ("sampler", ("plain", "class-balanced")),
+                              ("device", ("auto", "cpu", "cuda"))):  # fmt: skip
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}; found {getattr(self, name)!r}")
+
+
+def to_yaml(config: Any) -> str:
+    """Write any config dataclass as YAML: every field, each tagged with its ``kind`` where it has one."""
+    return yaml.safe_dump(encode(config), sort_keys=False, allow_unicode=True, width=100)
+
+
+def from_yaml(text: str, cls: Any = TrainConfig) -> Any:
+    """Read back what `to_yaml` wrote, or what someone wrote by hand; fields with a default may be left out.
+
+    Args:
+        text: The YAML document.
+        cls: The dataclass, or union of dataclasses, that it describes.
+
+    Raises:
+        ValueError: For text that is no YAML mapping, an unknown key or kind, or a value of the wrong type; the message
+            says what exists.
+    """
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"this is not YAML: {error}") from None
+    return decode(cls, data)
+
+
+def load_config(run: str | Path) -> TrainConfig:
+    """Read the config of a run.
+
+    Args:
+        run: The run's folder, or a YAML file of the same form.
+
+    Raises:
+        FileNotFoundError: If there is no run, or no file, of that name.
+        ValueError: If the file does not describe a run.
+    """
+    path = Path(run)
+    file = path if path.suffix in (".yaml", ".yml") else path / "config.yaml"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"no run at {path}: {file} does not exist; a run is the folder that `kinfolk train` made"
+        )
+    try:
+        return from_yaml(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def differences(found: TrainConfig, given: TrainConfig) -> list[str]:
+    """Say in which fields two configs differ, one line each; empty when they are equal."""
+    old, new = flatten(encode(found)), flatten(encode(given))
+    names = [*old, *(name for name in new if name not in old)]
+    return [f"{name}: {old.get(name, 'absent')!r} in the run, {new.get(name, 'absent')!r} now"
+            for name in names if old.get(name, "absent") != new.get(name, "absent")]  # fmt: skip
+
+
+def _at_least(least: int, **numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < least:
+            raise ValueError(f"{name} must be {least} or more, found {number}")

@@ -1,0 +1,72 @@
+"""Which device and which arithmetic a run uses, and the Accelerator that carries them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def resolve_device(device: str) -> str:
+    """Turn ``auto`` into ``cuda`` where there is a GPU, else ``cpu``.
+
+    Raises:
+        ValueError: If a GPU is asked for and torch sees none.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is 'cuda', but torch sees no GPU; use device 'cpu' or 'auto', or see `kinfolk doctor`")
+    return device
+
+
+def resolve_precision(precision: str, device: str) -> str:
+    """Turn ``auto`` into ``bf16`` on a GPU that computes in it, else ``fp32``.
+
+    Raises:
+        ValueError: If bf16 is asked for and the device would only emulate it.
+
+    Example:
+        >>> resolve_precision("auto", "cpu")
+        'fp32'
+    """
+    if precision == "auto":
+        return "bf16" if device == "cuda" and has_bf16(device) else "fp32"
+    if precision == "bf16" and not has_bf16(device):
+        raise ValueError(f"precision is 'bf16', but this {device} does not compute in it; use 'auto' or 'fp32'")
+    return precision
+
+
+def has_bf16(device: str) -> bool:
+    """Whether the device has bf16 arithmetic of its own."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def make_accelerator(device: str, precision: str) -> Accelerator:
+    """Make the Accelerator that wraps model and optimizer; under ``torchrun`` it joins the process group.
+
+    Args:
+        device: ``cpu`` or ``cuda``, resolved.
+        precision: ``fp32`` or ``bf16``, resolved.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    mixed_precision = "bf16" if precision == "bf16" else "no"
+    if AcceleratorState._shared_state:
+        state = AcceleratorState()
+        if state.num_processes == 1 and (state.mixed_precision, state.device.type) != (mixed_precision, device):
+            # Accelerate holds one state per process and refuses to change it; two runs in one process may differ.
+            AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(
+        cpu=device == "cpu",
+        mixed_precision=mixed_precision,
+        # Buffers (norm statistics, queues) are every rank's own; broadcasting them would undo a queue's update.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )

@@ -1,0 +1,116 @@
+"""What is done with a trained encoder: measuring it, and writing its features."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from kinfolk.data import ClassTableConfig, Splits, ViewMaker
+from kinfolk.evals import Record, evaluate, evaluation_notes, extract
+from kinfolk.train.config import SourceConfig, TrainConfig, load_config
+from kinfolk.train.device import resolve_device
+from kinfolk.train.files import atomic_path, write_text
+from kinfolk.train.runs import Run, build_encoder, load_encoder
+
+
+def evaluate_run(run: str | os.PathLike[str], *, source: SourceConfig | None = None) -> list[Record]:
+    """Evaluate a run's exported encoder beside raw pixels and an untrained encoder, and write the records.
+
+    Args:
+        run: A finished run.
+        source: Other data than the run was trained on; its records go to ``evals-KIND.json`` instead of ``evals.json``.
+
+    Returns:
+        The records, encoder by encoder.
+
+    Raises:
+        FileNotFoundError: If there is no finished run.
+        ValueError: If the other data's images have another number of channels.
+    """
+    folder, encoder, config = Path(run), load_encoder(run), load_config(Path(run))
+    splits = (source or config.source).load()
+    check_channels(encoder, splits, config)
+    records = measure(config, encoder, splits)
+    file = Run(folder).evals_file if source is None else folder / f"evals-{source.kind}.json"
+    write_records(file, records)
+    return records
+
+
+def measure(config: TrainConfig, encoder: nn.Module, splits: Splits) -> list[Record]:
+    """Run the config's protocols on an encoder and the baselines; the untrained one has the run's initial weights."""
+    return evaluate(
+        encoder,
+        splits,
+        config.evaluation,
+        untrained=build_encoder(config, splits.train).eval(),
+        view_maker=ViewMaker(config.views, seed=config.seed),
+        labels_used=labels_used(config),
+        device=resolve_device(config.device),
+    )
+
+
+def left_out(config: TrainConfig, splits: Splits) -> tuple[str, ...]:
+    """What `measure` leaves out of these splits, and why."""
+    return evaluation_notes(splits, config.evaluation, view_maker=ViewMaker(config.views, seed=config.seed))
+
+
+def labels_used(config: TrainConfig) -> Any:
+    """Which labels pretraining sees, through the method, its class table or its sampler: "none" or "all"."""
+    seen = isinstance(config.relation, ClassTableConfig) or config.sampler == "class-balanced"
+    return "all" if seen else config.method.labels_used
+
+
+def write_records(file: Path, records: list[Record]) -> None:
+    """Write ``{"records": [...]}``."""
+    write_text(file, json.dumps({"records": [record.to_dict() for record in records]}, indent=1) + "\n")
+
+
+def embed_run(run: str | os.PathLike[str], *, source: SourceConfig, out: str | Path) -> Path:
+    """Write the encoder's features of every image of a source to an ``.npz`` file.
+
+    The file holds ``features`` float32 ``[N, d]``, ``ids`` and, where known, ``labels`` and ``class_names`` of the
+    training part, and the same names with ``test_`` before them for the test part.
+
+    Args:
+        run: A finished run.
+        source: The images.
+        out: The file; it is replaced if it exists.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        FileNotFoundError: If there is no finished run.
+        ValueError: If the images have another number of channels than the encoder was trained on.
+    """
+    encoder, config, splits = load_encoder(run), load_config(Path(run)), source.load()
+    check_channels(encoder, splits, config)
+    arrays: dict[str, np.ndarray] = {}
+    for prefix, part in (("", splits.train), ("test_", splits.test)):
+        if len(part) == 0:
+            continue
+        features = extract(encoder, part, batch_size=config.evaluation.batch_size, device=resolve_device(config.device))
+        arrays |= {f"{prefix}features": features.rows.numpy(), f"{prefix}ids": features.ids.numpy()}
+        if features.labels is not None:
+            arrays[f"{prefix}labels"] = features.labels.numpy()
+    if splits.train.class_names is not None:
+        arrays["class_names"] = np.array(splits.train.class_names)
+    path = Path(out) if Path(out).suffix == ".npz" else Path(f"{out}.npz")
+    with atomic_path(path) as temporary:
+        np.savez(temporary, **arrays)  # type: ignore[arg-type]
+    return path
+
+
+def check_channels(encoder: nn.Module, splits: Splits, config: TrainConfig) -> None:
+    """Raise a `ValueError` if the images cannot enter the encoder, which expects what it was trained on."""
+    trained_on = encoder.channels if hasattr(encoder, "channels") else None
+    if trained_on is not None and trained_on != splits.train.channels:
+        raise ValueError(
+            f"the encoder of {config.name} was trained on {trained_on} channel(s), and {splits.train.name} has"
+            f" {splits.train.channels}; convert the images"
+        )

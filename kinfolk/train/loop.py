@@ -1,0 +1,201 @@
+"""The training loop, top to bottom in the order in which things happen."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+import kinfolk
+from kinfolk.data import Splits, ViewMaker
+from kinfolk.train.batches import make_batch, make_sampler, read_epoch
+from kinfolk.train.card import write_card
+from kinfolk.train.checkpoint import Position, checkpoints, restore_checkpoint, save_checkpoint, seed_everything
+from kinfolk.train.config import TrainConfig
+from kinfolk.train.device import make_accelerator, resolve_device, resolve_precision
+from kinfolk.train.evaluation import labels_used, left_out, measure, write_records
+from kinfolk.train.optimizers import cosine_schedule
+from kinfolk.train.runs import (
+    EncoderFile,
+    Run,
+    build_encoder,
+    build_method,
+    export_encoder,
+    initialise_encoder,
+    load_encoder,
+    open_run,
+    view_shape,
+)
+from kinfolk.train.tracking import MetricsFile, Progress, truncate_metrics
+
+
+def fit(
+    config: TrainConfig,
+    *,
+    out: str | Path,
+    overwrite: bool = False,
+    resume: bool = False,
+    init: str | Path | None = None,
+) -> Run:
+    """Train an encoder, export it, evaluate it, and write all of it to a folder.
+
+    Args:
+        config: The run; `kinfolk.recipes.recipe` has complete ones.
+        out: The run's folder. A folder that holds something is never replaced unasked.
+        overwrite: Delete what the folder holds first.
+        resume: Continue from the newest checkpoint. On a CPU the result is bitwise that of an uninterrupted run.
+        init: A finished run's folder, or a safetensors file, whose encoder weights to start from.
+
+    Returns:
+        The run. ``run.records`` are the evaluation's records, `load_encoder` takes it.
+
+    Raises:
+        FileExistsError: If the folder holds something and neither ``overwrite`` nor ``resume`` is given.
+        FileNotFoundError: If there is nothing to resume, or no weights at ``init``.
+        FloatingPointError: If the loss or its gradient is not finite; the last good checkpoint stays.
+        ValueError: If the config of a resumed run differs, or its parts do not fit each other.
+
+    Example:
+        >>> import tempfile
+        >>> from kinfolk.recipes import recipe, smoke
+        >>> run = fit(smoke(recipe("simclr-digits")), out=tempfile.mkdtemp())  # doctest: +SKIP
+        >>> load_encoder(run)  # doctest: +SKIP
+    """
+    # Where it runs.
+    device = resolve_device(config.device)
+    precision = resolve_precision(config.precision, device)
+    accelerator = make_accelerator(device, precision)
+    main = accelerator.is_main_process
+
+    # What is trained, and on what.
+    seed_everything(config.seed)
+    splits = config.source.load()
+    source = splits.train
+    views = ViewMaker(config.views, seed=config.seed)
+    encoder = build_encoder(config, source)
+    if init is not None:
+        initialise_encoder(encoder, init)
+    method = build_method(config, source, encoder=encoder)
+    optimizer = config.optimizer.build(method)
+    sampler = make_sampler(config, source, rank=accelerator.process_index, world_size=accelerator.num_processes)
+    steps_per_epoch = min(sampler.steps_per_epoch, config.max_steps_per_epoch or sampler.steps_per_epoch)
+    total_steps = config.epochs * steps_per_epoch
+    model, stepper = accelerator.prepare(method, optimizer)
+
+    # Where it is written, and where it starts.
+    run = open_run(config, Path(out), overwrite=overwrite, resume=resume) if main else Run(Path(out))
+    accelerator.wait_for_everyone()
+    saved = checkpoints(run.checkpoints)
+    position = restore_checkpoint(saved[-1], method, optimizer) if saved else Position()
+    if main and resume:
+        truncate_metrics(run.metrics_file, step=position.step)
+    metrics = MetricsFile(run.metrics_file, enabled=main)
+    progress = Progress(total_steps=total_steps, done=position.step, enabled=main)
+
+    with metrics, progress:
+        facts = {"device": str(accelerator.device), "precision": precision, "processes": accelerator.num_processes}
+        facts |= {"kinfolk": kinfolk.__version__, "torch": torch.__version__}
+        step = logged_step = position.step
+        logged_at = time.perf_counter()
+        begun = logged_at - position.seconds
+        metrics.write("resume" if resume else "start", step=step, total_steps=total_steps, **facts)
+
+        for epoch in range(position.epoch, config.epochs):
+            steps = range(position.step_in_epoch if epoch == position.epoch else 0, steps_per_epoch)
+            reader = read_epoch(source, sampler, epoch=epoch, steps=steps, workers=config.workers)
+            for step_in_epoch, data in zip(steps, reader, strict=True):
+                batch = make_batch(data, views, epoch=epoch, device=accelerator.device)
+                if step == 0 and method.relation is not None:
+                    metrics.write("relation", step=0, **method.relation.summary(batch["ids"], len(batch["views"])))
+
+                rate = config.optimizer.learning_rate * cosine_schedule(
+                    step, total_steps=total_steps, warmup_fraction=config.warmup
+                )
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                terms = model(batch)
+                accelerator.backward(terms["loss"])
+                norm = float(accelerator.clip_grad_norm_(model.parameters(), config.clip_norm or math.inf))
+                loss = float(accelerator.reduce(terms["loss"].detach(), "mean"))
+                step += 1
+                if not (math.isfinite(loss) and math.isfinite(norm)):
+                    _stop(metrics, run, step=step, ids=batch["ids"], loss=loss, gradient_norm=norm)
+                stepper.step()
+                stepper.zero_grad()
+                method.after_step()
+
+                now = time.perf_counter()
+                if step % config.log_every == 0 or step in (1, total_steps):
+                    speed = (step - logged_step) * config.batch_size / (now - logged_at)
+                    logged_step, logged_at = step, now
+                    means = {name: float(accelerator.reduce(term.detach(), "mean")) for name, term in terms.items()}
+                    metrics.write("train", step=step, epoch=epoch, **means, learning_rate=rate, gradient_norm=norm,
+                                  images_per_second=speed, seconds=now - begun)  # fmt: skip
+                    progress.update(step, loss=loss, images_per_second=speed)
+                ended = step_in_epoch + 1 == steps_per_epoch
+                if main and _is_due(config, step=step, epoch=epoch, ended=ended):
+                    following = (epoch + 1, 0) if ended else (epoch, step_in_epoch + 1)
+                    save_checkpoint(
+                        run.checkpoints, method, optimizer, position=Position(step, *following, now - begun)
+                    )
+
+        if main:
+            _finish(run, config, splits, encoder=encoder, metrics=metrics, step=step,
+                    facts={**facts, "training_seconds": round(time.perf_counter() - begun, 1)})  # fmt: skip
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()
+    return run
+
+
+def _finish(
+    run: Run,
+    config: TrainConfig,
+    splits: Splits,
+    *,
+    encoder: nn.Module,
+    metrics: MetricsFile,
+    step: int,
+    facts: dict[str, Any],
+) -> None:
+    """Export the encoder, evaluate it, write the model card."""
+    channels, image_size = view_shape(config, splits.train)
+    description = EncoderFile(
+        encoder=config.encoder,
+        channels=channels,
+        image_size=image_size,
+        feature_dim=encoder.feature_dim,
+        method=config.method.kind,
+        source=splits.train.name,
+        labels_used=labels_used(config),
+    )
+    export_encoder(run, encoder, description)
+    records = measure(config, load_encoder(run), splits)
+    write_records(run.evals_file, records)
+    for record in records:
+        if record.encoder == "trained":
+            metrics.write("eval", step=step, protocol=record.protocol, metric=record.metric, value=record.value)
+    write_card(run, config, splits, description, records=records, notes=left_out(config, splits), facts=facts)
+    metrics.write("end", step=step, seconds=facts["training_seconds"])
+
+
+def _is_due(config: TrainConfig, *, step: int, epoch: int, ended: bool) -> bool:
+    """Whether a checkpoint follows this step: at the end of chosen epochs and of the run, and every so many steps."""
+    by_epoch = ended and ((epoch + 1) % config.checkpoint_every_epochs == 0 or epoch + 1 == config.epochs)
+    return by_epoch or (config.checkpoint_every_steps is not None and step % config.checkpoint_every_steps == 0)
+
+
+def _stop(metrics: MetricsFile, run: Run, *, step: int, ids: Tensor, loss: float, gradient_norm: float) -> NoReturn:
+    """Record and report a loss or gradient that is not finite; weights stay as they were before this step."""
+    samples = ids.tolist()
+    metrics.write("failed", step=step, loss=repr(loss), gradient_norm=repr(gradient_norm), ids=samples)
+    shown = ", ".join(map(str, samples[:16])) + (f" and {len(samples) - 16} more" if len(samples) > 16 else "")
+    saved = checkpoints(run.checkpoints)
+    raise FloatingPointError(
+        f"step {step}: loss {loss}, gradient norm {gradient_norm}; training stopped before the weights were changed."
+        f" Batch ids: {shown} (all of them in {run.metrics_file}). Last good checkpoint: {saved[-1] if saved else 'none yet'}."
+        " Look at these samples, or lower optimizer.learning_rate or raise method.temperature."
+    )

@@ -1,0 +1,238 @@
+"""A run is a folder: making one, and reading back what it holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from kinfolk.data import Source, ViewMaker
+from kinfolk.methods import Method
+from kinfolk.train.checkpoint import checkpoints, remove_partial, restore_checkpoint
+from kinfolk.train.config import EncoderConfig, TrainConfig, differences, from_yaml, load_config, to_yaml
+from kinfolk.train.files import atomic_path, write_text
+from kinfolk.train.tracking import read_metrics
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder and what it holds; any function that takes a run takes this or the folder's path.
+
+    Example:
+        >>> run = Run(Path("runs/simclr-digits"))
+        >>> run.metrics_file.name
+        'metrics.jsonl'
+    """
+
+    folder: Path
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    @property
+    def config_file(self) -> Path:
+        """The complete config."""
+        return self.folder / "config.yaml"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One record a line, written while training."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The newest two checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def evals_file(self) -> Path:
+        """The evaluation's records."""
+        return self.folder / "evals.json"
+
+    @property
+    def card_file(self) -> Path:
+        """The model card."""
+        return self.folder / "README.md"
+
+    @property
+    def config(self) -> TrainConfig:
+        """The run's config, read from its file."""
+        return load_config(self.folder)
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every record of ``metrics.jsonl``."""
+        return read_metrics(self.metrics_file)
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The evaluation's records; an empty list before the run was evaluated."""
+        return json.loads(self.evals_file.read_text())["records"] if self.evals_file.exists() else []
+
+
+@dataclass(frozen=True)
+class EncoderFile:
+    """What ``encoder.yaml`` says: all that is needed to build the encoder again, and how it was trained."""
+
+    kind: ClassVar[str] = "kinfolk-encoder"
+    encoder: EncoderConfig
+    channels: int
+    image_size: tuple[int, int]
+    feature_dim: int
+    method: str
+    source: str
+    labels_used: str
+
+
+def open_run(config: TrainConfig, folder: Path, *, overwrite: bool, resume: bool) -> Run:
+    """Make a new run's folder with its config, or check that an old one may be continued with this config.
+
+    Raises:
+        FileExistsError: If the folder holds something and neither ``overwrite`` nor ``resume`` is given.
+        FileNotFoundError: If there is nothing to resume.
+        ValueError: If the config of a resumed run differs; the message names the fields.
+    """
+    run = Run(folder)
+    if overwrite and resume:
+        raise ValueError("overwrite and resume exclude each other: one deletes the run, the other continues it")
+    if resume:
+        if not run.config_file.is_file():
+            raise FileNotFoundError(f"nothing to resume: {folder} is not a run; leave resume out to start one")
+        if changed := differences(run.config, config):
+            raise ValueError(
+                f"a resumed run keeps its config, and these fields differ in {run.config_file}: {'; '.join(changed)}."
+                " Give the run's own values, or start a new run with init."
+            )
+        remove_partial(run.checkpoints)
+        return run
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not overwrite:
+            raise FileExistsError(
+                f"{folder} is not empty; use overwrite to replace it, resume to continue it, or another folder"
+            )
+        _remove_run(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(run.config_file, to_yaml(config))
+    return run
+
+
+def _remove_run(run: Run) -> None:
+    """Delete what a run wrote, and nothing that someone else put beside it."""
+    if not run.config_file.is_file():
+        raise FileExistsError(
+            f"{run.folder} is not empty and is not a run, so it is not overwritten; choose another folder"
+        )
+    for pattern in ("config.yaml", "metrics.jsonl", "encoder.*", "evals*.json", "README.md", ".*.partial*"):
+        for path in run.folder.glob(pattern):
+            path.unlink()
+    for name in ("checkpoints", "report"):
+        shutil.rmtree(run.folder / name, ignore_errors=True)
+
+
+def build_encoder(config: TrainConfig, source: Source) -> nn.Module:
+    """Build the encoder with the initial weights that the config's seed gives; global generators stay as they were."""
+    channels, image_size = view_shape(config, source)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return config.encoder.build(channels=channels, image_size=image_size)
+
+
+def build_method(config: TrainConfig, source: Source, *, encoder: nn.Module | None = None) -> Method:
+    """Build the method around an encoder (a fresh one by default) and the relation over the source."""
+    relation = None if config.relation is None else config.relation.build(source)
+    return config.method.build(build_encoder(config, source) if encoder is None else encoder, relation=relation)
+
+
+def view_shape(config: TrainConfig, source: Source) -> tuple[int, tuple[int, int]]:
+    """Channels and ``(H, W)`` of the views that the encoder will see, measured on the first sample."""
+    sample = source.fetch(torch.tensor([0]))
+    view = ViewMaker(config.views, seed=config.seed)(sample["images"], sample["ids"], epoch=0)[0]
+    return view.shape[1], (view.shape[2], view.shape[3])
+
+
+def export_encoder(run: Run, encoder: nn.Module, description: EncoderFile) -> None:
+    """Write ``encoder.safetensors`` and ``encoder.yaml``."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    with atomic_path(run.folder / "encoder.safetensors") as temporary:
+        save_file(state, str(temporary))
+    write_text(run.folder / "encoder.yaml", to_yaml(description))
+
+
+def describe_encoder(run: str | os.PathLike[str]) -> EncoderFile:
+    """Read ``encoder.yaml`` of a finished run.
+
+    Raises:
+        FileNotFoundError: If the run has exported no encoder yet.
+    """
+    file = Path(run) / "encoder.yaml"
+    if not file.is_file():
+        reason = (
+            "it has not finished; continue it with resume"
+            if (Path(run) / "config.yaml").is_file()
+            else "it is not a run"
+        )
+        raise FileNotFoundError(f"{Path(run)} has no encoder.yaml: {reason}")
+    return from_yaml(file.read_text(encoding="utf-8"), EncoderFile)
+
+
+def load_encoder(run: str | os.PathLike[str]) -> nn.Module:
+    """Load the encoder that a run exported, in eval mode, on the CPU.
+
+    Args:
+        run: The run's folder.
+
+    Returns:
+        A module from float images ``[b, C, H, W]`` in [0, 1] to features ``[b, feature_dim]``.
+
+    Raises:
+        FileNotFoundError: If there is no finished run of that name.
+    """
+    description = describe_encoder(run)
+    encoder = description.encoder.build(channels=description.channels, image_size=description.image_size)
+    encoder.load_state_dict(load_file(Path(run) / "encoder.safetensors"))
+    return encoder.eval()
+
+
+def load_method(run: str | os.PathLike[str]) -> Method:
+    """Load the whole method (encoder, head, EMA twin, queue) from a run's newest checkpoint, in eval mode, on the CPU.
+
+    Raises:
+        FileNotFoundError: If the run has no checkpoint.
+    """
+    config = load_config(Path(run))
+    found = checkpoints(Path(run) / "checkpoints")
+    if not found:
+        raise FileNotFoundError(f"{Path(run)} has no complete checkpoint")
+    method = build_method(config, config.source.load().train)
+    restore_checkpoint(found[-1], method)
+    return method.eval()
+
+
+def initialise_encoder(encoder: nn.Module, weights: str | os.PathLike[str]) -> None:
+    """Start an encoder from the weights of another run, or of a safetensors file.
+
+    Raises:
+        FileNotFoundError: If there are no weights at that place.
+        ValueError: If they belong to another architecture; the message names the first keys that differ.
+    """
+    path = Path(weights)
+    file = path / "encoder.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"no encoder weights at {file}; init takes a finished run's folder or a .safetensors file"
+        )
+    found, needed = load_file(file), encoder.state_dict()
+    wrong = sorted(found.keys() ^ needed.keys())
+    wrong += [name for name in found.keys() & needed.keys() if found[name].shape != needed[name].shape]
+    if wrong:
+        raise ValueError(
+            f"{file} holds another architecture than the config's encoder; these entries differ: {wrong[:6]}"
+        )
+    encoder.load_state_dict(found)

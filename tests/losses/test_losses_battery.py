@@ -1,0 +1,282 @@
+"""What every loss passes: value and gradient against loops, invariances, layout, repeated use, reductions."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from cases import CASES, Call, Case, classes_without_a_case
+from kinfolk import losses
+from torch import Tensor
+
+IMPLS = ["reference", "chunked"]
+SHAPES = [(1, 3), (2, 1), (3, 5), (7, 3), (33, 64)]
+EVERY = pytest.mark.parametrize("name", CASES)
+EVERY_IMPL = pytest.mark.parametrize("impl", IMPLS)
+
+
+def close(got: Tensor, expected: Tensor, *, atol: float, rtol: float = 0.0, what: str = "") -> None:
+    torch.testing.assert_close(
+        got.detach().double(), expected.detach().double(), atol=atol, rtol=rtol, msg=lambda text: f"{what}: {text}"
+    )
+
+
+def sizes(case: Case) -> list[tuple[int, int]]:
+    return [(n, d) for n, d in SHAPES if n >= case.minimum]
+
+
+def slopes(value: Tensor, inputs: list[Tensor]) -> list[Tensor]:
+    found = torch.autograd.grad(value, inputs, allow_unused=True)
+    return [torch.zeros_like(t) if g is None else g for t, g in zip(inputs, found, strict=True)]
+
+
+@functools.cache
+def definition(name: str, n: int, d: int, dtype: torch.dtype) -> tuple[Tensor, list[bool], list[Tensor]]:
+    """Values, valid anchors and the gradient of the mean by loops, in float64 on the inputs as the loss sees them."""
+    case = CASES[name]
+    call = case.random(n, d, dtype)
+    call = call.map(lambda t: t.detach().double(), case.learnt + case.constant)
+    call = call.map(lambda t: t.requires_grad_(), case.learnt)
+    values, valid = case.loops(call)
+    mean = values.sum() / max(1, sum(valid))
+    return values.detach(), valid, slopes(mean, call.tensors(case.learnt))
+
+
+def test_every_loss_has_a_row_in_the_table() -> None:
+    assert classes_without_a_case(losses, CASES) == set()
+
+
+def test_missing_row_is_noticed() -> None:
+    fewer = {name: case for name, case in CASES.items() if case.build is not losses.CACRLoss}
+    assert classes_without_a_case(losses, fewer) == {"CACRLoss"}
+
+
+@EVERY_IMPL
+@pytest.mark.parametrize(("name", "n", "d"), [(name, n, d) for name, case in CASES.items() for n, d in sizes(case)])
+@pytest.mark.filterwarnings("ignore:.*anchor:UserWarning")
+def test_loss_is_its_definition(name: str, n: int, d: int, impl: str) -> None:
+    case = CASES[name]
+    values, valid, gradients = definition(name, n, d, torch.float64)
+    call = case.random(n, d)
+    each = case.make(reduction="none", impl=impl)(*call.args, **call.kwargs)
+    close(each, values, atol=1e-9, what="none")
+    mean = case.make(impl=impl)(*call.args, **call.kwargs)
+    close(mean, values.sum() / max(1, sum(valid)), atol=1e-9, what="mean")
+    for k, (a, b) in enumerate(zip(slopes(mean, call.tensors(case.learnt)), gradients, strict=True)):
+        close(a, b, atol=1e-8, what=f"gradient of tensor {k}")
+
+
+@EVERY_IMPL
+@EVERY
+def test_single_precision(name: str, impl: str) -> None:
+    case = CASES[name]
+    values, valid, gradients = definition(name, 7, 64, torch.float32)
+    call = case.random(7, 64, torch.float32)
+    each = case.make(reduction="none", impl=impl)(*call.args, **call.kwargs)
+    mean = case.make(impl=impl)(*call.args, **call.kwargs)
+    assert each.dtype == mean.dtype == torch.float32
+    close(each, values, atol=1e-5, rtol=1e-5, what="none")
+    close(mean, values.sum() / sum(valid), atol=1e-5, rtol=1e-5, what="mean")
+    for a, b in zip(slopes(mean, call.tensors(case.learnt)), gradients, strict=True):
+        close(a, b, atol=1e-4 * float(b.abs().max()), what="gradient")
+
+
+def sharp(case: Case, temperature: float) -> dict[str, Any]:
+    return {"temperature": temperature} if "temperature" in case.options else {}
+
+
+@EVERY_IMPL
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("temperature", [0.01, 0.05, 0.1])
+@EVERY
+def test_half_precision_inputs(name: str, temperature: float, dtype: torch.dtype, impl: str) -> None:
+    case = CASES[name]
+    call = case.random(6, 16, dtype)
+    if case.build is losses.CLIPLoss:
+        call = Call([*call.args[:2], torch.tensor(1 / temperature, requires_grad=True)], call.kwargs)
+    loss = case.make(impl=impl, **sharp(case, temperature))(*call.args, **call.kwargs)
+    assert loss.dtype == torch.float32
+    exact = call.map(lambda t: t.detach().double(), case.learnt + case.constant)
+    exact = exact.map(lambda t: t.requires_grad_(), case.learnt)
+    values, valid = case.loops(exact, **sharp(case, temperature))
+    expected = values.sum() / sum(valid)
+    close(loss, expected, atol=1e-2, rtol=1e-2)
+    wanted = slopes(expected, exact.tensors(case.learnt))
+    for a, b in zip(slopes(loss, call.tensors(case.learnt)), wanted, strict=True):
+        close(a, b, atol=2e-2 * float(b.abs().max()) + 1e-6, what="gradient")
+
+
+@EVERY_IMPL
+@EVERY
+def test_autocast_around_a_loss_changes_nothing(name: str, impl: str) -> None:
+    case = CASES[name]
+    call = case.random(6, 16, torch.float32)
+    loss = case.make(impl=impl, **sharp(case, 0.02))
+    plain = loss(*call.args, **call.kwargs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = loss(*call.args, **call.kwargs)
+    assert inside.dtype == torch.float32
+    assert torch.equal(plain, inside)
+    for a, b in zip(slopes(inside, call.tensors(case.learnt)), slopes(plain, call.tensors(case.learnt)), strict=True):
+        assert torch.equal(a, b)
+
+
+@EVERY_IMPL
+@EVERY
+def test_joint_permutation_of_the_samples(name: str, impl: str) -> None:
+    case = CASES[name]
+    call, order = case.random(7, 5), torch.tensor([3, 0, 6, 1, 5, 2, 4])
+    moved = case.permuted(call, order)
+    each = case.make(reduction="none", impl=impl)
+    expected = each(*call.args, **call.kwargs)[case.anchor_order(order)]
+    close(each(*moved.args, **moved.kwargs), expected, atol=1e-9)
+
+
+@EVERY
+def test_common_rotation(name: str) -> None:
+    case = CASES[name]
+    call = case.random(7, 5)
+    rotation = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64))[0]
+    embeddings = case.learnt + ((1, 2) if case.build is losses.InfoNCELoss else ())
+    turned = call.map(lambda t: t @ rotation if t.ndim == 2 else t, embeddings)
+    close(case.make()(*turned.args, **turned.kwargs), case.make()(*call.args, **call.kwargs), atol=1e-9)
+
+
+@EVERY
+def test_lengths_of_the_rows_do_not_matter(name: str) -> None:
+    case = CASES[name]
+    call = case.random(7, 5)
+    longer = call.map(lambda t: t * torch.linspace(0.1, 9, len(t)).unsqueeze(1) if t.ndim == 2 else t, case.learnt)
+    close(case.make()(*longer.args, **longer.kwargs), case.make()(*call.args, **call.kwargs), atol=1e-9)
+
+
+@EVERY_IMPL
+@EVERY
+def test_normalize_false_takes_the_rows_as_they_are(name: str, impl: str) -> None:
+    case = CASES[name]
+    embeddings = (0, 1, 2) if case.build is losses.InfoNCELoss else case.learnt
+    unit = case.random(7, 5).map(lambda t: torch.nn.functional.normalize(t, dim=1) if t.ndim == 2 else t, embeddings)
+    plain = case.make(normalize=False, impl=impl)
+    expected = case.make(impl=impl)(*unit.args, **unit.kwargs)
+    close(plain(*unit.args, **unit.kwargs), expected, atol=1e-9)
+    if "temperature" in case.options and "sigma" not in case.options:
+        twice = unit.map(lambda t: 2 * t, embeddings)
+        hotter = case.make(normalize=False, impl=impl, temperature=4 * case.options["temperature"])
+        close(hotter(*twice.args, **twice.kwargs), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.swappable])
+def test_swapping_the_two_views(name: str) -> None:
+    case = CASES[name]
+    call = case.random(7, 5)
+    a, b = case.swappable or (0, 1)
+    args = list(call.args)
+    args[a], args[b] = args[b], args[a]
+    close(case.make()(*args, **call.kwargs), case.make()(*call.args, **call.kwargs), atol=1e-9)
+
+
+LAYOUTS = {
+    "transposed": (lambda t: t.T.contiguous(), lambda t: t.T),
+    "strided": (lambda t: torch.stack([t, t + 1], 2), lambda t: t[..., 0]),
+    "expanded": (lambda t: t[:1].clone(), lambda t: t.expand(6, -1)),
+}
+
+
+@EVERY_IMPL
+@pytest.mark.parametrize("layout", LAYOUTS)
+@EVERY
+def test_layout_of_the_inputs_does_not_matter(name: str, layout: str, impl: str) -> None:
+    case = CASES[name]
+    store, view = LAYOUTS[layout]
+    matrices = tuple(i for i in case.learnt if isinstance(case.random(6, 4).args[i], list) or case.random(6, 4).args[i].ndim == 2)
+    if layout == "expanded" and case.build is losses.GraphContrastiveLoss:
+        matrices = (0,)  # the keys have other rows
+    base = case.random(6, 4).map(lambda t: store(t.detach()).requires_grad_(), matrices)
+    odd, even = base.map(view, matrices), base.map(lambda t: view(t).contiguous(), matrices)
+    loss = case.make(impl=impl)
+    got, expected = loss(*odd.args, **odd.kwargs), loss(*even.args, **even.kwargs)
+    close(got, expected, atol=1e-12)
+    for a, b in zip(slopes(got, base.tensors(matrices)), slopes(expected, base.tensors(matrices)), strict=True):
+        close(a, b, atol=1e-10)
+
+
+@EVERY_IMPL
+@EVERY
+def test_two_backward_passes_and_double_use(name: str, impl: str) -> None:
+    case = CASES[name]
+    call = case.random(6, 4)
+    leaves, loss = call.tensors(case.learnt), case.make(impl=impl)
+    value = loss(*call.args, **call.kwargs)
+    first = torch.autograd.grad(value, leaves, retain_graph=True)
+    second = torch.autograd.grad(value, leaves, retain_graph=True)
+    both = torch.autograd.grad(value + 2 * loss(*call.args, **call.kwargs), leaves)
+    for a, b, c in zip(first, second, both, strict=True):
+        assert torch.equal(a, b)
+        close(c, 3 * a, atol=1e-10)
+
+
+@EVERY_IMPL
+@EVERY
+def test_reductions_agree(name: str, impl: str) -> None:
+    case = CASES[name]
+    call = case.random(7, 4)
+    mean, total, each = (case.make(reduction=r, impl=impl)(*call.args, **call.kwargs) for r in ("mean", "sum", "none"))
+    values, valid = case.loops(call)
+    assert mean.shape == total.shape == ()
+    assert each.shape == values.shape
+    assert sum(valid) > 0
+    close(total, each.sum(), atol=1e-10)
+    close(mean * sum(valid), total, atol=1e-10)
+    assert all(float(value.detach()) == 0 for value, has_target in zip(each, valid, strict=True) if not has_target)
+
+
+@EVERY_IMPL
+@EVERY
+def test_upstream_weights_per_anchor(name: str, impl: str) -> None:
+    """Gradient of a weighted sum of "none": each anchor's own gradient, not only their mean's."""
+    case = CASES[name]
+    call, copy = case.random(5, 3), case.random(5, 3)
+    each = case.make(reduction="none", impl=impl)(*call.args, **call.kwargs)
+    values, _ = case.loops(copy)
+    weights = torch.linspace(-1, 2, len(values), dtype=torch.float64)
+    ours = slopes((each * weights).sum(), call.tensors(case.learnt))
+    for a, b in zip(ours, slopes((values * weights).sum(), copy.tensors(case.learnt)), strict=True):
+        close(a, b, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if "temperature" in case.options])
+@EVERY_IMPL
+def test_learnable_temperature(name: str, impl: str) -> None:
+    case = CASES[name]
+    call, copy = case.random(6, 4), case.random(6, 4)
+    ours, theirs = (torch.tensor(0.3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    case.make(temperature=ours, impl=impl)(*call.args, **call.kwargs).backward()
+    values, valid = case.loops(copy, temperature=theirs)
+    (values.sum() / sum(valid)).backward()
+    assert ours.grad is not None
+    assert theirs.grad is not None
+    close(ours.grad, theirs.grad, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.constant])
+@EVERY_IMPL
+def test_teachers_queues_and_targets_get_no_gradient(name: str, impl: str) -> None:
+    case = CASES[name]
+    call = case.random(6, 4).map(lambda t: t.requires_grad_(), case.constant)
+    case.make(impl=impl)(*call.args, **call.kwargs).backward()
+    for t in call.tensors(case.constant):
+        assert t.grad is None or not t.grad.any()
+    for t in call.tensors(case.learnt):
+        assert t.grad is not None
+        assert t.grad.any()
+
+
+@EVERY
+def test_successive_calls_of_different_size_agree_with_fresh_objects(name: str) -> None:
+    case = CASES[name]
+    loss = case.make()
+    for n in (7, 4, 9):
+        call = case.random(n, 4)
+        assert torch.equal(loss(*call.args, **call.kwargs), case.make()(*call.args, **call.kwargs))

@@ -1,0 +1,224 @@
+"""What a loss refuses and how it says so; signatures, copies, state, printing, more than one rank."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import fixture
+import pytest
+import torch
+from cases import CASES
+from kinfolk import losses
+
+EVERY = pytest.mark.parametrize("name", CASES)
+CLASSES = sorted({case.build for case in CASES.values()}, key=lambda build: build.__name__)
+EVERY_CLASS = pytest.mark.parametrize("build", CLASSES, ids=lambda build: build.__name__)
+WITH_TEMPERATURE = [build for build in CLASSES if build not in (losses.CACRLoss, losses.CLIPLoss)]
+Z0, Z1 = fixture.z(0), fixture.z(1)
+
+
+def options(build: type) -> dict[str, Any]:
+    return next(case.options for case in CASES.values() if case.build is build)
+
+
+@EVERY_CLASS
+def test_hyper_parameters_are_keyword_only_and_common_ones_have_their_defaults(build: type) -> None:
+    parameters = {k: p for k, p in inspect.signature(build).parameters.items() if k != "self"}
+    assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters.values())
+    defaults = {"reduction": "mean", "normalize": True, "gather": True, "impl": "auto"}
+    assert {k: parameters[k].default for k in defaults} == defaults
+
+
+@EVERY_CLASS
+def test_every_call_takes_ids(build: type) -> None:
+    assert inspect.signature(build.forward).parameters["ids"].default is None  # type: ignore[attr-defined]
+
+
+def test_defaults_are_those_of_the_methods() -> None:
+    expected = {
+        losses.NTXentLoss: {"temperature": 0.1},
+        losses.InfoNCELoss: {"temperature": 0.2},
+        losses.SupConLoss: {"temperature": 0.1, "form": "out"},
+        losses.XSampleLoss: {"temperature": 0.1, "graph_temperature": 0.1},
+        losses.DCLLoss: {"temperature": 0.1, "sigma": None, "detach_weights": True},
+        losses.CACRLoss: {
+            "t_pos": 1.0,
+            "t_neg": 2.0,
+            "alpha": 1.0,
+            "beta": 1.0,
+            "detach_weights": False,
+            "attraction": "contrastive",
+            "repulsion": "contrastive",
+        },
+    }
+    for build, defaults in expected.items():
+        parameters = inspect.signature(build).parameters
+        assert {k: parameters[k].default for k in defaults} == defaults
+
+
+@EVERY_CLASS
+def test_unknown_reduction_and_implementation(build: type) -> None:
+    with pytest.raises(ValueError, match=r"(?s)average.*mean|mean.*average"):
+        build(**options(build), reduction="average")
+    with pytest.raises(ValueError, match=r"(?s)fast.*reference|reference.*fast"):
+        build(**options(build), impl="fast")
+
+
+@pytest.mark.parametrize("build", WITH_TEMPERATURE, ids=lambda build: build.__name__)
+@pytest.mark.parametrize("bad", [0.0, -0.1, float("nan")])
+def test_temperature_must_be_positive(build: type, bad: float) -> None:
+    with pytest.raises(ValueError, match="temperature"):
+        build(**{**options(build), "temperature": bad})
+
+
+def test_other_options_are_checked() -> None:
+    with pytest.raises(ValueError, match="graph_temperature"):
+        losses.XSampleLoss(graph_temperature=0.0)
+    with pytest.raises(ValueError, match=r"(?s)form.*out"):
+        losses.SupConLoss(form="outside")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="sigma"):
+        losses.DCLLoss(sigma=0.0)
+    with pytest.raises(ValueError, match=r"(?s)attraction.*uniform"):
+        losses.CACRLoss(attraction="none")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"(?s)repulsion.*uniform"):
+        losses.CACRLoss(repulsion="none")  # type: ignore[arg-type]
+
+
+WRONG_SHAPES = {
+    "NTXent": lambda: losses.NTXentLoss()(Z0, Z1[:4]),
+    "NTXent, widths": lambda: losses.NTXentLoss()(Z0, Z1[:, :4]),
+    "DCL": lambda: losses.DCLLoss()(Z0, Z1[:4]),
+    "CLIP": lambda: losses.CLIPLoss()(Z0, Z1[:4], torch.tensor(1.0)),
+    "InfoNCE keys": lambda: losses.InfoNCELoss()(Z0, Z1[:4], fixture.queue()),
+    "SupCon": lambda: losses.SupConLoss()(Z0, torch.zeros(4, dtype=torch.int64)),
+    "CACR": lambda: losses.CACRLoss()([Z0, Z1[:4]]),
+    "XSample": lambda: losses.XSampleLoss()(Z0, torch.randn(4, 3)),
+    "GraphContrastive": lambda: losses.GraphContrastiveLoss(temperature=0.1)(Z0, Z1, torch.ones(4, 4)),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_SHAPES)
+def test_wrong_shapes_name_both(name: str) -> None:
+    with pytest.raises(ValueError, match=r"(?s)6.*4|4.*6"):
+        WRONG_SHAPES[name]()
+
+
+def test_queue_of_another_width_names_both() -> None:
+    with pytest.raises(ValueError, match=r"(?s)5.*3|3.*5"):
+        losses.InfoNCELoss()(Z0, Z1, torch.randn(8, 3, dtype=torch.float64))
+
+
+def test_exclude_of_another_shape_names_both() -> None:
+    with pytest.raises(ValueError, match=r"(?s)6.*7|7.*6"):
+        losses.InfoNCELoss()(Z0, Z1, fixture.queue(), exclude=torch.zeros(6, 7, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"(?s)8.*7|7.*8"):
+        losses.InfoNCELoss()(Z0, Z1, fixture.queue(), exclude=(torch.zeros(6).long(), torch.zeros(7).long()))
+
+
+def test_mask_of_another_shape_names_both() -> None:
+    with pytest.raises(ValueError, match=r"(?s)6.*5|5.*6"):
+        losses.GraphContrastiveLoss(temperature=0.1)(Z0, Z1, torch.ones(6, 6), mask=torch.ones(6, 5, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bool])
+def test_labels_and_ids_are_integers(dtype: torch.dtype) -> None:
+    bad = torch.tensor([0, 0, 1, 1, 1, 0]).to(dtype)
+    with pytest.raises(TypeError, match=r"(?s)labels.*int|int.*labels"):
+        losses.SupConLoss()(Z0, bad)
+    with pytest.raises(TypeError, match=r"(?s)ids.*int|int.*ids"):
+        losses.SupConLoss()(Z0, torch.zeros(6, dtype=torch.int64), ids=bad)
+    with pytest.raises(TypeError, match="int"):
+        losses.InfoNCELoss()(Z0, Z1, fixture.queue(), exclude=(bad, fixture.queue_labels()))
+    for loss in (losses.NTXentLoss(), losses.DCLLoss()):
+        with pytest.raises(TypeError, match=r"(?s)ids.*int|int.*ids"):
+            loss(Z0, Z1, ids=bad)
+    with pytest.raises(TypeError, match=r"(?s)ids.*int|int.*ids"):
+        losses.CLIPLoss()(Z0, Z1, torch.tensor(1.0), ids=bad)
+    with pytest.raises(TypeError, match=r"(?s)ids.*int|int.*ids"):
+        losses.CACRLoss()([Z0, Z1], ids=bad)
+
+
+def test_labels_below_minus_one_are_refused() -> None:
+    with pytest.raises(ValueError, match="-2"):
+        losses.SupConLoss()(Z0, torch.tensor([0, 0, 1, 1, -2, 0]))
+
+
+@EVERY_CLASS
+def test_ids_of_another_length_name_both(build: type) -> None:
+    case = next(case for case in CASES.values() if case.build is build)
+    call = case.random(6, 4)
+    with pytest.raises(ValueError, match=r"(?s)6.*9|9.*6"):
+        case.make()(*call.args, ids=torch.arange(9))
+
+
+def test_negative_graph_weights_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"negative|>= 0|non-negative"):
+        losses.GraphContrastiveLoss(temperature=0.1)(Z0, Z1, -torch.ones(6, 6))
+
+
+def test_xsample_takes_a_square_tensor_as_side_embeddings() -> None:
+    side = fixture.rows(11, 6, dim=6)
+    as_graph = losses.GraphContrastiveLoss(temperature=0.1)(Z0, Z0, side.abs(), mask=~torch.eye(6, dtype=torch.bool))
+    assert losses.XSampleLoss()(Z0, side).item() != pytest.approx(as_graph.item(), abs=1e-6)
+
+
+@EVERY
+def test_copies_and_pickles_give_the_same_value(name: str) -> None:
+    case = CASES[name]
+    call, loss = case.random(5, 4), case.make()
+    value = loss(*call.args, **call.kwargs)
+    twin = case.make()
+    twin.load_state_dict(loss.state_dict())
+    for other in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss)), twin):
+        assert torch.equal(other(*call.args, **call.kwargs), value)
+
+
+@EVERY
+def test_repr_names_the_class_and_its_options(name: str) -> None:
+    case = CASES[name]
+    text = repr(case.make())
+    assert case.build.__name__ in text
+    for option in case.options:
+        assert option in text
+    if "temperature" in case.options:
+        assert str(case.options["temperature"]) in text
+
+
+SCRIPT = """
+import sys, torch, torch.distributed as dist
+from kinfolk.losses import NTXentLoss, SupConLoss
+rank, world, store = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=world)
+x, y = torch.eye(4, 3), torch.eye(4, 3).flip(0)
+local = NTXentLoss(gather=False)(x, y).item()
+try:
+    print(NTXentLoss()(x, y).item() == local)
+except Exception as error:
+    print(type(error).__name__, error)
+dist.destroy_process_group()
+"""
+
+
+def _ranks(world: int, store: Path) -> list[str]:
+    command = [sys.executable, "-W", "ignore", "-c", SCRIPT]
+    running = [
+        subprocess.Popen([*command, str(rank), str(world), str(store)], stdout=subprocess.PIPE, text=True)
+        for rank in range(world)
+    ]
+    return [process.communicate(timeout=120)[0].strip() for process in running]
+
+
+def test_gathering_on_one_rank_changes_nothing(tmp_path: Path) -> None:
+    assert _ranks(1, tmp_path / "store") == ["True"]
+
+
+def test_two_ranks_are_refused_by_name_until_gathering_is_built(tmp_path: Path) -> None:
+    for answer in _ranks(2, tmp_path / "store"):
+        assert "gather=False" in answer
+        assert answer.split()[0].endswith("Error")
