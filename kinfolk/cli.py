@@ -22,6 +22,8 @@ _EXAMPLES = """examples:
   kinfolk report runs/simclr-digits-moved           write the report again
   kinfolk doctor                                    what is installed, what will be used, what is missing
 """
+_TRAIN_EPILOG = """recipes: simclr, moco, supcon, xclr and cacr, each with -digits, -digits-moved and -fashion-mnist.
+Any of a recipe's settings can follow, e.g. --seed 1 --epochs 50 --batch-size 128 --method.temperature 0.1"""
 _DATA_HELP = "digits, digits-moved, fashion-mnist, a folder of images, a folder of IDX files, or an .npz file"
 _USER_ERRORS = (ValueError, TypeError, OSError, ImportError)
 
@@ -33,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments after ``kinfolk``; by default those of the process.
 
     Returns:
-        The exit code: 0 when all went well, 2 for what the user can mend (wrong name, path, option, missing extra), 1 when
-        training diverged, 130 after an interrupt.
+        The exit code: 0 when all went well, 2 for what the user can mend (a wrong name, path or option, a missing
+        extra), 1 when training diverged, 130 after an interrupt.
 
     Example:
         >>> main(["data", "inspect", "no-such-data"])
@@ -95,14 +97,16 @@ def _train(arguments: argparse.Namespace) -> None:
 
 def _base_config(arguments: argparse.Namespace) -> TrainConfig:
     """The config that a recipe's name, a YAML file or a run's folder stands for, with --data and --smoke applied."""
-    from kinfolk.recipes import recipe, smoke, source_config
+    from kinfolk.recipes import RECIPES, recipe, smoke, source_config
     from kinfolk.train import load_config
 
-    path = Path(arguments.recipe)
-    is_file = path.suffix in (".yaml", ".yml") or (path / "config.yaml").is_file()
-    config = load_config(path) if is_file else recipe(arguments.recipe)
+    is_path = arguments.recipe not in RECIPES and (
+        arguments.recipe.endswith((".yaml", ".yml")) or _is_run(arguments.recipe)
+    )
+    config = load_config(arguments.recipe) if is_path else recipe(arguments.recipe)
     if arguments.data is not None:
-        config = replace(config, source=source_config(arguments.data))
+        name = f"{config.method.kind}-{Path(arguments.data).stem}"
+        config = replace(config, source=source_config(arguments.data), name=name)
     return smoke(config) if arguments.smoke else config
 
 
@@ -127,9 +131,11 @@ def _overridden(config: TrainConfig, arguments: argparse.Namespace) -> TrainConf
 def _out(arguments: argparse.Namespace, config: TrainConfig) -> Path:
     if arguments.out is not None:
         return Path(arguments.out)
-    if arguments.resume and (Path(arguments.recipe) / "config.yaml").is_file():
-        return Path(arguments.recipe)
-    return Path("runs") / config.name
+    return Path(arguments.recipe) if arguments.resume and _is_run(arguments.recipe) else Path("runs") / config.name
+
+
+def _is_run(path: str) -> bool:
+    return (Path(path) / "config.yaml").is_file()
 
 
 def _eval(arguments: argparse.Namespace) -> None:
@@ -156,14 +162,17 @@ def _report(arguments: argparse.Namespace) -> None:
 def _prepare(arguments: argparse.Namespace) -> None:
     from kinfolk.data import prepare
 
-    print(prepare(arguments.name, out=arguments.out))
+    try:
+        print(prepare(arguments.name, arguments.out or Path(".data") / arguments.name))
+    except RuntimeError as error:  # a client or the network is missing, which the user can mend
+        raise OSError(str(error)) from error
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
-    from kinfolk.data import describe
+    from kinfolk.data import format_inspection, inspect_source
     from kinfolk.recipes import source_config
 
-    print(describe(source_config(arguments.source).load()))
+    print(format_inspection(inspect_source(source_config(arguments.source).load())))
 
 
 def _doctor(arguments: argparse.Namespace) -> None:
@@ -195,9 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--overwrite", action="store_true", help="replace what the folder holds")
     train.add_argument("--init", metavar="RUN", help="start from the encoder of another run")
     train.add_argument("--no-report", action="store_true", help="write no report")
-    train.epilog = (
-        "any setting of the recipe can follow, e.g. --seed 1 --epochs 50 --batch-size 128 --method.temperature 0.1"
-    )
+    train.epilog = _TRAIN_EPILOG
 
     evaluate = _command(commands, "eval", _eval, "evaluate a run beside raw pixels and an untrained encoder")
     evaluate.add_argument("run", metavar="RUN", help="the run's folder")
@@ -217,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     kinds = data.add_subparsers(title="commands", metavar="COMMAND", required=True)
     prepare = _command(kinds, "prepare", _prepare, "fetch a data set and bring it into the form that training reads")
     prepare.add_argument("name", metavar="NAME", help="fashion-mnist")
-    prepare.add_argument("--out", metavar="DIR", required=True, help="where it goes")
+    prepare.add_argument("--out", metavar="DIR", help="where it goes (default: .data/NAME, where training looks)")
     inspect = _command(kinds, "inspect", _inspect, "say what a source holds")
     inspect.add_argument("source", metavar="SOURCE", help=_DATA_HELP)
 

@@ -55,18 +55,10 @@ def _versions() -> list[str]:
     return [f"kinfolk {kinfolk.__version__}", f"Python {platform.python_version()} on {platform.platform()}"]
 
 
+# Only what this version uses; the other extras in the metadata are for what comes next.
 _PURPOSE = {
     "core": "losses and graphs",
     "train": "training, evaluation, reports and the command line",
-    "text": "caption and class-name graphs",
-    "hf": "encoders from transformers",
-    "timm": "encoders from timm",
-    "shards": "tar shards",
-    "icons": "drawing vector icons",
-    "explain": "saliency",
-    "index": "large neighbour searches",
-    "track": "experiment trackers",
-    "gpu": "fused kernels",
 }
 
 
@@ -79,33 +71,33 @@ def _packages() -> list[str]:
     for extra, purpose in _PURPOSE.items():
         versions = {package: installed(package) for package in known.get(extra, [])}
         missing = [package for package, version in versions.items() if version is None]
-        present = ", ".join(f"{package} {version}" for package, version in versions.items() if version is not None)
-        lines.append(f"  {extra:8} {purpose}: {'complete' if not missing else 'missing ' + ', '.join(missing)}")
-        lines += [f"           {present}"] if present else []
+        lines.append(f"  {extra}, for {purpose}: {'complete' if not missing else 'missing ' + ', '.join(missing)}")
+        lines += [f"    {package} {version}" for package, version in versions.items() if version is not None]
         if missing:
-            target = "kinfolk" if extra == "core" else f"kinfolk[{extra}]"
-            lines.append(f'           to add it: pip install "{target}"')
+            lines.append(f'    to complete it: pip install "{"kinfolk" if extra == "core" else f"kinfolk[{extra}]"}"')
     return lines
 
 
 def _device() -> list[str]:
     import torch
 
-    from kinfolk.train.device import has_bf16
-
-    lines = ["device"]
     if torch.cuda.is_available():
-        names = {torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())}
-        lines.append(f"  training uses {torch.cuda.device_count()} GPU(s): {', '.join(sorted(names))}")
+        names = sorted({torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())})
+        found = f"{torch.cuda.device_count()} GPU(s), {', '.join(names)}"
     else:
-        lines.append(f"  training uses the CPU with {torch.get_num_threads()} threads; torch sees no GPU")
-    lines.append(
-        f"  CPU: {torch.backends.cpu.get_cpu_capability()}, bf16 arithmetic: {'yes' if has_bf16('cpu') else 'no'}"
-    )
-    return lines
+        found = f"no GPU; a CPU with {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    try:
+        from kinfolk.train.device import resolve_device, resolve_precision
+    except ImportError:
+        return ["device", f"  torch sees {found}", "  training needs the train extra"]
+    device = resolve_device("auto")
+    return ["device", f"  torch sees {found}", f"  training uses {device} in {resolve_precision('auto', device)}"]
 
 
 def _implementation() -> list[str]:
+    import torch
+
     from kinfolk.ops import explain
 
-    return ["implementation of the losses", *(f"  {line}" for line in str(explain()).splitlines())]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return ["losses, for 4096 rows of 128 features", f"  {explain(torch.zeros(4096, 128, device=device))}"]

@@ -1,7 +1,7 @@
 """Random numbers that are a function of what they are for, not of when they are drawn.
 
-A counter-based generator hashes a key (seed, epoch, sample id, view, parameter number) to a number. Nothing is stored and nothing
-advances, so a sample's numbers do not depend on its batch, its place in it, the worker or the rank.
+A counter-based generator hashes a key (seed, epoch, sample id, view, parameter number) to a number. Nothing is stored
+and nothing advances, so a sample's numbers do not depend on its batch, its place in it, the worker or the rank.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _WORD = (1 << 64) - 1
 def counter_uniform(key: tuple[int, ...], ids: Int[Tensor, " b"], *, count: int) -> Float[Tensor, "b count"]:
     """Draw `count` numbers in [0, 1) for every id, as a function of the key and the id alone.
 
-    The hash is SplitMix64, applied once per integer of the key, to the id and to the number's position. The result has 24 random bits,
-    so that it is exact in float32, and is the same on every device.
+    The hash is SplitMix64, applied once per integer of the key, to the id and to the number's position. The result
+    has 24 random bits, so that it is exact in float32, and is the same on every device.
 
     Args:
         key: any integers, for example ``(seed, epoch, view)``; each is taken modulo 2^64.
@@ -75,7 +75,7 @@ def counter_generator(*key: int) -> torch.Generator:
 
 
 def _mix(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser on int64; products wrap, and the mask turns torch's arithmetic shift into a logical one."""
+    """SplitMix64's finaliser on int64; products wrap; the masks make torch's arithmetic shifts logical."""
     x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * _signed(_MULTIPLIER_1)
     x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * _signed(_MULTIPLIER_2)
     return x ^ ((x >> 31) & ((1 << 33) - 1))

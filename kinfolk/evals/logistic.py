@@ -133,7 +133,7 @@ class LogisticProblem:
 
 
 def _eigenbasis(rows: Tensor) -> tuple[Tensor | None, Tensor]:
-    """Directions `[d, r]` with variance and their variances `[r]`; no basis and unit variances where that costs more."""
+    """Directions `[d, r]` that vary and their variances `[r]`; no basis and unit variances where that costs more."""
     n, d = rows.shape
     if min(n, d) > _LARGEST_BASIS:
         return None, rows.new_ones(d)

@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from kinfolk.evals.neighbours import cosine_tiles, normalised
+from kinfolk.evals.neighbours import cosine_tiles, nearest, normalised
 from kinfolk.evals.protocol import Evaluator, Measurement
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float64
+    from jaxtyping import Float64
 
     from kinfolk.evals.features import Features, FeatureSplits
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 class Retrieval(Evaluator):
     """R@k and mean average precision of the test set against itself, by cosine, the query left out.
 
-    R@k is the share of queries with one of their class among the k nearest. Average precision treats equal cosines as
+    R@k is the share of queries with one of their class among the k nearest, ties to the lower id. Average precision treats equal cosines as
     one rank with one precision, so that a collapsed encoder scores the class's share and the order of the rows decides
     nothing. A query whose class has no other test row can find nothing: it is left out, and the record counts such
     queries.
@@ -74,39 +75,44 @@ class Retrieval(Evaluator):
         """
         rows = normalised(test.rows)
         assert test.labels is not None
-        recalls, precisions = [], []
-        for part, cosines in cosine_tiles(rows, rows, tile=tile):
-            own = torch.arange(part.start, part.stop, device=rows.device)
-            cosines[own - part.start, own] = -torch.inf
-            ranked, order = cosines.sort(dim=1, descending=True, stable=True)
-            hits = test.labels[order[:, :-1]] == test.labels[part, None]  # the query itself is last
-            recalls.append(torch.stack([hits[:, :k].any(dim=1).double() for k in self.recall_at], dim=1))
-            precisions.append(average_precision(hits, ranked[:, :-1]))
-        return torch.cat(recalls), torch.cat(precisions)
+        n = len(rows)
+        found = nearest(rows, rows, k=max(self.recall_at), exclude=torch.arange(n, device=rows.device), tile=tile)[1]
+        hits = (test.labels[found.clamp(min=0)] == test.labels[:, None]) & (found >= 0)
+        recalls = torch.stack([hits[:, :k].any(dim=1).double() for k in self.recall_at], dim=1)
+        precisions = torch.full((n,), torch.nan, dtype=torch.float64, device=rows.device)
+        for c in test.labels.unique():
+            members = torch.nonzero(test.labels == c).squeeze(1)
+            if len(members) < 2:
+                continue
+            for part, cosines in cosine_tiles(rows[members], rows, tile=tile):
+                own = members[part]
+                cosines[torch.arange(len(own)), own] = -torch.inf  # sorted first, then cut off
+                others, everyone = _ascending(cosines[:, members])[:, 1:], _ascending(cosines)[:, 1:]
+                precisions[own] = average_precision(others, everyone)
+        return recalls, precisions
 
 
-def average_precision(hits: Bool[Tensor, "q m"], scores: Float64[Tensor, "q m"]) -> Float64[Tensor, " q"]:
-    """Average precision of ranked lists, equal scores sharing the precision at the end of their group.
+def average_precision(positives: Float64[Tensor, "q p"], everyone: Float64[Tensor, "q m"]) -> Float64[Tensor, " q"]:
+    """Mean over the positives of the precision among all entries that score at least as much.
 
     Args:
-        hits: which entries are relevant, best score first.
-        scores: their scores, descending.
+        positives: scores of the relevant entries of each query, ascending.
+        everyone: scores of all entries, the relevant ones among them, ascending.
 
     Returns:
-        One value per list; NaN for a list without a relevant entry.
+        One value per query; equal scores share one precision.
 
     Example:
-        >>> hits, scores = torch.tensor([[True, False, True]]), torch.tensor([[0.9, 0.5, 0.1]])
-        >>> round(average_precision(hits, scores).item(), 4)
+        >>> positives, everyone = torch.tensor([[0.1, 0.9]]), torch.tensor([[0.1, 0.5, 0.9]])
+        >>> round(average_precision(positives, everyone).item(), 4)
         0.8333
     """
-    m = hits.shape[1]
-    if m == 0:
-        return torch.full((len(hits),), torch.nan, dtype=torch.float64, device=hits.device)
-    position = torch.arange(m, device=hits.device).expand_as(hits)
-    ends = torch.ones_like(hits)
-    ends[:, :-1] = scores[:, 1:] != scores[:, :-1]
-    end = torch.where(ends, position, m).flip(1).cummin(dim=1).values.flip(1)
-    found = hits.cumsum(dim=1)
-    precision = found.gather(1, end).double() / (end + 1)
-    return (precision * hits).sum(dim=1) / found[:, -1]
+    positives = positives.contiguous()
+    found = positives.shape[1] - torch.searchsorted(positives, positives)
+    seen = everyone.shape[1] - torch.searchsorted(everyone.contiguous(), positives)
+    return (found.double() / seen).mean(dim=1)
+
+
+def _ascending(scores: Tensor) -> Tensor:
+    """Rows in ascending order; numpy sorts without indices, several times faster than torch."""
+    return torch.from_numpy(np.sort(scores.cpu().numpy(), axis=1)).to(scores.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
     MaskLike = PairMask | Bool[Tensor, "n m"] | None
+
+
+LogBlocks = Callable[[Span, Span], Tensor]
+"""Gives a block of logarithms of weights."""
 
 
 class SimilarityGraph(ABC):
@@ -49,7 +54,7 @@ class SimilarityGraph(ABC):
             ... )
             >>> target.to_dense()
             tensor([[0.0000, 0.5000, 0.5000],
-                    [0.0000, 0.0000, 0.0000]])
+                    [0.0000, 0.0000, 0.0000]], dtype=torch.float64)
             >>> target.has_target
             tensor([ True, False])
         """
@@ -144,16 +149,22 @@ class SimilarityGraph(ABC):
 
     def pull(self, x: Tensor, y: Tensor, scale: Tensor, mask: PairMask | None) -> Float[Tensor, " n"]:
         """Attraction in linear memory; the general way walks over blocks of the target."""
+        blocks = self.log_target_blocks(mask)
+        return chunked.target_attraction(
+            x, y, scale=scale, target=lambda rows, columns: blocks(rows, columns).to(x).exp_()
+        )
+
+    def log_target_blocks(self, mask: PairMask | None) -> LogBlocks:
+        """Return a function that gives blocks of log T, the rows' sums being known; a constant."""
         normaliser = unreachable(self.log_normaliser(mask))
 
-        def target(rows: Span, columns: Span) -> Tensor:
-            weights = self.log_weights(rows, columns).detach()
-            weights = (weights - normaliser[slice(*rows), None].to(weights)).exp_()
+        def block(rows: Span, columns: Span) -> Tensor:
+            weights = self.log_weights(rows, columns).detach() - normaliser[slice(*rows), None]
             if mask is not None:
-                mask.fill_(weights, rows, columns, 0.0)
+                mask.fill_(weights, rows, columns, -torch.inf)
             return weights
 
-        return chunked.target_attraction(x, y, scale=scale, target=target)
+        return block
 
     def partition_and_pull(
         self, x: Tensor, y: Tensor, scale: Tensor, mask: PairMask | None, target_mask: PairMask | None
@@ -167,7 +178,7 @@ class SimilarityGraph(ABC):
         n, m = self.shape
         total: Tensor | None = None
         for rows, columns in tiles(n, m):
-            weights = self.log_weights(rows, columns).clone()
+            weights = self.log_weights(rows, columns).to(torch.float64, copy=True)
             if total is None:
                 total = weights.new_full((n,), -torch.inf)
             if mask is not None:
@@ -180,9 +191,9 @@ class SimilarityGraph(ABC):
         return self.log_normaliser(mask) > -torch.inf
 
     def dense_target(self, mask: PairMask | None) -> Float[Tensor, "n m"]:
-        """Return T as an explicit matrix: the specification."""
+        """Return T as an explicit matrix in float64: the specification."""
         n, m = self.shape
-        logits = self.log_weights((0, n), (0, m))
+        logits = self.log_weights((0, n), (0, m)).double()
         keep, _ = reference.kept_and_bias(mask, logits)
         keep = keep & (logits > -torch.inf)
         normaliser = reference.masked_logsumexp(logits, keep, 1)
@@ -213,9 +224,9 @@ class NormalisedGraph(SimilarityGraph):
     """
 
     def __init__(self, graph: SimilarityGraph, mask: PairMask | None) -> None:
-        if isinstance(graph, NormalisedGraph):
-            graph, mask = graph.graph, _both(graph.mask, mask)
-        self.graph, self.mask = graph, mask
+        inner = graph.graph if isinstance(graph, NormalisedGraph) else graph
+        self.graph: SimilarityGraph = inner
+        self.mask: PairMask | None = _both(graph.mask, mask) if isinstance(graph, NormalisedGraph) else mask
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -228,16 +239,20 @@ class NormalisedGraph(SimilarityGraph):
         return self.graph.rows_with_target(self.mask)
 
     def to_dense(self) -> Float[Tensor, "n m"]:
-        """Return T as an explicit matrix."""
+        """Return T as an explicit matrix, exact to float64."""
         return self.graph.dense_target(self.mask)
 
     def log_weights(self, rows: Span, columns: Span) -> Float[Tensor, "a b"]:
         """Return a block of log T."""
-        weights = self.graph.log_weights(rows, columns)
-        weights = weights - unreachable(self.graph.log_normaliser(self.mask))[slice(*rows), None].to(weights)
-        if self.mask is not None:
-            self.mask.fill_(weights, rows, columns, -torch.inf)
-        return weights
+        return self._blocks(rows, columns)
+
+    def log_target_blocks(self, mask: PairMask | None) -> LogBlocks:
+        """Return blocks of log T, normalised again over what a further mask keeps."""
+        return self.graph.log_target_blocks(_both(self.mask, mask))
+
+    @cached_property
+    def _blocks(self) -> LogBlocks:
+        return self.graph.log_target_blocks(self.mask)
 
     def log_normaliser(self, mask: PairMask | None) -> Float[Tensor, " n"]:
         """Return the logarithm of what a further mask leaves of every row's 1, up to a factor per row."""

@@ -65,7 +65,7 @@ class ClassGraph(SimilarityGraph):
             >>> graph = ClassGraph.from_similarities(torch.tensor([0, 1]), torch.eye(2), 0.5)
             >>> graph.row_normalised().to_dense()
             tensor([[0.8808, 0.1192],
-                    [0.1192, 0.8808]])
+                    [0.1192, 0.8808]], dtype=torch.float64)
         """
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, found {temperature}.")
@@ -100,7 +100,7 @@ class ClassGraph(SimilarityGraph):
 
     def pull(self, x: Tensor, y: Tensor, scale: Tensor, mask: PairMask | None) -> Float[Tensor, " n"]:
         """Mean score under the table, from class sums; the own class loses the row itself before it is weighted."""
-        if not only_own_place(mask):
+        if not self._class_sums_serve(mask):
             return super().pull(x, y, scale, mask)
         rows, columns = self.labels
         classes = self.log_table.shape[0]
@@ -108,7 +108,7 @@ class ClassGraph(SimilarityGraph):
         within, between, kept = self._normalised_table(mask)
         own_class = rows.clamp(min=0)
         own_sum = sums[own_class]
-        own = own_place(mask, *self.shape)
+        own = own_place(mask, self.labels)
         if own is not None:
             same = self.labels.equal_at(*own).to(y).unsqueeze(1)
             own_sum = own_sum.index_add(0, own[0], y[own[1]] * same, alpha=-1)
@@ -119,16 +119,24 @@ class ClassGraph(SimilarityGraph):
 
     def log_normaliser(self, mask: PairMask | None) -> Float[Tensor, " n"]:
         """Return the logarithm of every row's kept weights' sum."""
-        if not only_own_place(mask):
+        if not self._class_sums_serve(mask):
             return super().log_normaliser(mask)
         table = self._log_normaliser_table()
         rows = self.labels.rows
         return table[self._loses_itself(mask).long(), rows.clamp(min=0)].masked_fill(rows < 0, -torch.inf)
 
+    def _class_sums_serve(self, mask: PairMask | None) -> bool:
+        """Whether a row loses at most one candidate, and that of its own class."""
+        own = own_place(mask, self.labels)
+        if own is None:
+            return only_own_place(mask)
+        rows, columns = self.labels.rows[own[0]], self.labels.columns[own[1]]
+        return bool(((rows == columns) | (rows == -1) | (columns == -1)).all())
+
     def _loses_itself(self, mask: PairMask | None) -> Tensor:
         """Whether a row's own place is dropped and had the row's class."""
         loses = torch.zeros(self.shape[0], dtype=torch.bool, device=self.labels.rows.device)
-        own = own_place(mask, *self.shape)
+        own = own_place(mask, self.labels)
         if own is not None:
             loses[own[0]] = self.labels.equal_at(*own)
         return loses

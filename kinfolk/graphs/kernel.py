@@ -31,7 +31,7 @@ class KernelGraph(SimilarityGraph):
         >>> KernelGraph(side, temperature=0.5).row_normalised(~torch.eye(3, dtype=torch.bool)).to_dense()
         tensor([[0.0000, 0.5000, 0.5000],
                 [0.5000, 0.0000, 0.5000],
-                [0.5000, 0.5000, 0.0000]])
+                [0.5000, 0.5000, 0.0000]], dtype=torch.float64)
     """
 
     def __init__(

@@ -75,7 +75,7 @@ class LabelGraph(SimilarityGraph):
         for pair, sign in self._parts():
             total = total + sign * group_sums(pair, y)
         count = self._counts()
-        own = own_place(mask, *self.shape)
+        own = own_place(mask, self.labels)
         if own is not None:
             anchors, candidates = own
             related = self._related(anchors, candidates).to(y)
@@ -89,7 +89,7 @@ class LabelGraph(SimilarityGraph):
         if not only_own_place(mask):
             return super().log_normaliser(mask)
         count = self._counts()
-        own = own_place(mask, *self.shape)
+        own = own_place(mask, self.labels)
         if own is not None:
             count = count.index_add(0, own[0], self._related(*own).to(count), alpha=-1)
         return count.log()
@@ -135,13 +135,13 @@ def only_own_place(mask: PairMask | None) -> bool:
     return mask is None or mask.self_offset is not None or not mask.drops_pairs
 
 
-def own_place(mask: PairMask | None, n: int, m: int) -> tuple[Int[Tensor, " e"], Int[Tensor, " e"]] | None:
+def own_place(mask: PairMask | None, labels: IdPair) -> tuple[Int[Tensor, " e"], Int[Tensor, " e"]] | None:
     """Return the rows that lose their own place, and that place."""
     if mask is None or mask.self_offset is None:
         return None
-    anchors = torch.arange(n)
+    anchors = torch.arange(len(labels.rows), device=labels.rows.device)
     candidates = anchors + mask.self_offset
-    inside = (candidates >= 0) & (candidates < m)
+    inside = (candidates >= 0) & (candidates < len(labels.columns))
     return anchors[inside], candidates[inside]
 
 

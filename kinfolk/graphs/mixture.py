@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kinfolk.graphs.base import SimilarityGraph, as_graph
+from kinfolk.graphs.base import LogBlocks, SimilarityGraph, as_graph
 from kinfolk.ops import PairMask
 from kinfolk.ops.masks import Span
 
@@ -30,7 +30,7 @@ class MixtureGraph(SimilarityGraph):
         >>> mixture = MixtureGraph([PairGraph(2), LabelGraph(torch.tensor([0, 0]))], [0.5, 0.5])
         >>> mixture.row_normalised().to_dense()
         tensor([[0.7500, 0.2500],
-                [0.2500, 0.7500]])
+                [0.2500, 0.7500]], dtype=torch.float64)
     """
 
     def __init__(self, parts: Sequence[SimilarityGraph | Tensor], weights: Sequence[float]) -> None:
@@ -59,9 +59,19 @@ class MixtureGraph(SimilarityGraph):
 
     def log_weights(self, rows: Span, columns: Span) -> Float[Tensor, "a b"]:
         """Return a block of log weights of the unmasked mixture."""
-        blocks = [part.row_normalised().log_weights(rows, columns).exp() for part in self.parts]
-        shares = self._shares(None)[:, slice(*rows)]
-        return sum((s[:, None].to(b) * b for s, b in zip(shares, blocks, strict=True)), torch.zeros(())).log()
+        return self.log_target_blocks(None)(rows, columns)
+
+    def log_target_blocks(self, mask: PairMask | None) -> LogBlocks:
+        """Return blocks of log T: the shares' sum of the parts' targets."""
+        shares, parts = self._shares(mask), [part.log_target_blocks(mask) for part in self.parts]
+
+        def block(rows: Span, columns: Span) -> Tensor:
+            weighted = [
+                s[slice(*rows), None] * part(rows, columns).exp() for s, part in zip(shares, parts, strict=True)
+            ]
+            return torch.stack(weighted).sum(0).log()
+
+        return block
 
     def dense_target(self, mask: PairMask | None) -> Float[Tensor, "n m"]:
         """Return T as an explicit matrix."""

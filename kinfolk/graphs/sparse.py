@@ -30,7 +30,7 @@ class SparseGraph(SimilarityGraph):
         SparseGraph(2 x 3: 2 edges)
         >>> graph.row_normalised().to_dense()
         tensor([[0.2500, 0.0000, 0.7500],
-                [0.0000, 0.0000, 0.0000]])
+                [0.0000, 0.0000, 0.0000]], dtype=torch.float64)
     """
 
     def __init__(

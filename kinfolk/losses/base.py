@@ -87,8 +87,9 @@ def positive(value: float | Tensor, name: str = "temperature") -> float | Tensor
     """
     if isinstance(value, Tensor) and value.numel() != 1:
         raise ValueError(f"{name} must be a number or a tensor with one element, found shape {tuple(value.shape)}.")
-    if not float(value) > 0:
-        raise ValueError(f"{name} must be positive, found {float(value)}.")
+    number = float(value.detach()) if isinstance(value, Tensor) else value
+    if not number > 0:
+        raise ValueError(f"{name} must be positive, found {number}.")
     return value
 
 

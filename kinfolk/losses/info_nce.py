@@ -126,5 +126,13 @@ class InfoNCELoss(Loss):
     ) -> Tensor:
         """Return the loss of queries and keys [n, d] against a queue [K, d]."""
         duplicated(ids, queries)
-        options = {"normalize": self.normalize, "impl": self.impl}
-        return self.reduce(*info_nce(queries, keys, queue, temperature=self.temperature, exclude=exclude, **options))
+        values, valid = info_nce(
+            queries,
+            keys,
+            queue,
+            temperature=self.temperature,
+            exclude=exclude,
+            normalize=self.normalize,
+            impl=self.impl,
+        )
+        return self.reduce(values, valid)

@@ -97,5 +97,5 @@ class NTXentLoss(Loss):
 
     def forward(self, z0: Tensor, z1: Tensor, ids: Tensor | None = None) -> Tensor:  # type: ignore[override]
         """Return the loss of two views [n, d]."""
-        options = {"normalize": self.normalize, "impl": self.impl}
-        return self.reduce(*nt_xent(z0, z1, temperature=self.temperature, ids=ids, **options))
+        values, valid = nt_xent(z0, z1, temperature=self.temperature, ids=ids, normalize=self.normalize, impl=self.impl)
+        return self.reduce(values, valid)

@@ -113,7 +113,13 @@ class SupConLoss(Loss):
 
     def forward(self, embeddings: Tensor, labels: Tensor, ids: Tensor | None = None) -> Tensor:  # type: ignore[override]
         """Return the loss of rows [m, d] with labels [m]."""
-        options = {"normalize": self.normalize, "impl": self.impl}
-        return self.reduce(
-            *sup_con(embeddings, labels, temperature=self.temperature, form=self.form, ids=ids, **options)
+        values, valid = sup_con(
+            embeddings,
+            labels,
+            temperature=self.temperature,
+            form=self.form,
+            ids=ids,
+            normalize=self.normalize,
+            impl=self.impl,
         )
+        return self.reduce(values, valid)

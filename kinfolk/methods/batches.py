@@ -40,7 +40,7 @@ def read_views(batch: Mapping[str, Any], *, method: str, count: int | None = Non
 
 
 def read_ids(batch: Mapping[str, Any]) -> Int64[Tensor, " n"]:
-    """Return the ids of a batch's samples; without any, every sample is one of its own.
+    """Return the ids of a batch's samples; without any, every sample of this batch is one of its own.
 
     Example:
         >>> read_ids({"views": [torch.zeros(3, 1, 8, 8)] * 2}).tolist()

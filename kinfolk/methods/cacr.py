@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from kinfolk.methods.health import projection_health, relative_entropy
 from kinfolk.nn import HeadConfig, encoder_dim
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int64
 
     from kinfolk.data.relations import Relation
 
@@ -45,6 +45,10 @@ class CACRConfig:
     """Factor of the attraction."""
     beta: float = 1.0
     """Factor of the repulsion."""
+    attraction: Literal["contrastive", "uniform"] = "contrastive"
+    """Weights of the positives: by distance, or all equal (to compare with)."""
+    repulsion: Literal["contrastive", "uniform"] = "contrastive"
+    """Weights of the negatives: by nearness, or all equal (to compare with)."""
     detach_weights: bool = False
     """Whether the weights are constants in the gradient."""
     head: HeadConfig = field(default_factory=lambda: HeadConfig(layers=0))
@@ -80,19 +84,23 @@ class CACR(Method):
             t_neg=config.t_neg,
             alpha=config.alpha,
             beta=config.beta,
+            attraction=config.attraction,
+            repulsion=config.repulsion,
             detach_weights=config.detach_weights,
         )
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return the loss and the health terms."""
         views = read_views(batch, method="CACR")
+        ids = read_ids(batch)
 
         projections = self.head(self.encoder(torch.cat(views)))
         z = projections.tensor_split(len(views))
-        loss = self.loss(list(z), ids=read_ids(batch))
-        return {"loss": loss, "repulsion_entropy": self._repulsion_entropy(z), **projection_health(z)}
+        loss = self.loss(z, ids=ids)
+        return {"loss": loss, "repulsion_entropy": self._repulsion_entropy(z, ids), **projection_health(z)}
 
     @torch.no_grad()
-    def _repulsion_entropy(self, z: Sequence[Float[Tensor, "n d"]]) -> Float[Tensor, ""]:
-        _, repulsion = self.loss.weights([view[:_ENTROPY_SAMPLES] for view in z[:2]])
+    def _repulsion_entropy(self, z: Sequence[Float[Tensor, "n d"]], ids: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
+        first = slice(_ENTROPY_SAMPLES)
+        _, repulsion = self.loss.weights([view[first] for view in z[:2]], ids[first])
         return relative_entropy(repulsion.float())

@@ -66,8 +66,10 @@ def participation_ratio(rows: Float[Tensor, "m d"]) -> Float[Tensor, ""]:
     """
     unit = F.normalize(rows, dim=1)
     centred = unit - unit.mean(0)
-    covariance = centred.T @ centred
-    return covariance.trace().square() / covariance.square().sum().clamp(min=torch.finfo(covariance.dtype).tiny)
+    covariance = centred.T @ centred / len(rows)
+    spread = covariance.trace()
+    # Below this, what is left of equal unit rows is rounding.
+    return torch.where(spread < 1e-10, torch.zeros_like(spread), spread.square() / covariance.square().sum())
 
 
 @torch.no_grad()

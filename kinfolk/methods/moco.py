@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kinfolk.losses import InfoNCELoss
 from kinfolk.methods.base import Method
-from kinfolk.methods.batches import read_ids, read_views
+from kinfolk.methods.batches import read_views
 from kinfolk.methods.health import projection_health
 from kinfolk.nn import EMATwin, FeatureQueue, HeadConfig, encoder_dim, split_batch_norm
 
@@ -41,7 +41,7 @@ class MoCoConfig:
     queue_size: int = 4096
     """Number of earlier keys that serve as negatives; at most the number of training images is sensible."""
     momentum: float = 0.99
-    """How slowly the key encoder follows, 0 to 1."""
+    """How slowly the key encoder follows, 0 to 1; well below 0.99 the encoder outruns its queue and collapses."""
     momentum_steps: int | None = None
     """Steps over which the momentum rises to 1 along a cosine; None keeps it constant."""
     symmetric: bool = False
@@ -71,8 +71,8 @@ class MoCo(Method):
 
     In forward: queries; keys; loss against a copy of the queue as it was. In `after_step`: the moving average takes in
     the new weights, and the keys enter the queue. The average is thus up to date when the next keys are made, exactly
-    as if it were updated between queries and keys of that step. A forward pass in eval mode or without gradient
-    leaves no trace: the `after_step` that follows it changes nothing.
+    as if it were updated between queries and keys of that step. A forward pass in eval mode or without gradient leaves
+    nothing for `after_step` to do.
 
     Terms beside the loss: `queue_fill`, the share of the queue that holds keys of data; `positive_cosine` between
     queries and keys; `participation_ratio` of queries and keys.
@@ -94,14 +94,14 @@ class MoCo(Method):
         self.queue = FeatureQueue(config.queue_size, head.out_dim)
         self.loss = InfoNCELoss(temperature=config.temperature)
         self.config = config
-        self._waiting: list[tuple[Tensor, Tensor, Tensor | None]] = []
+        self._waiting: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return the loss and the health terms, and keep the keys for `after_step`."""
         first, second = read_views(batch, method="MoCo", count=2)
-        ids, labels = read_ids(batch), batch.get("labels")
+        ids, labels = batch.get("ids"), batch.get("labels")  # a queue outlives the batch: without ids, no names
         queue = self.queue.snapshot()
-        exclude = (ids, queue.ids) if self.config.exclude_own else None
+        exclude = (ids, queue.ids) if self.config.exclude_own and ids is not None else None
 
         queries, keys = self.head(self.encoder(first)), self._keys(second)
         loss = self.loss(queries, keys, queue.features, exclude=exclude)
@@ -130,6 +130,8 @@ class MoCo(Method):
         order = groups.argsort(stable=True)
         return self.key_head(self.key_encoder(view[order]))[order.argsort()]
 
-    def _keep(self, keys: Float[Tensor, "n d"], ids: Int64[Tensor, " n"], labels: Int64[Tensor, " n"] | None) -> None:
+    def _keep(
+        self, keys: Float[Tensor, "n d"], ids: Int64[Tensor, " n"] | None, labels: Int64[Tensor, " n"] | None
+    ) -> None:
         if self.training and torch.is_grad_enabled():
             self._waiting.append((keys, ids, labels))

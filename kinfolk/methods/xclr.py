@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 class XCLRConfig:
     """Settings of `XCLR`.
 
-    The labels that training saw are those that the relation was made from; class names count as labels, which is what
-    `labels_used` states. Captions of single images are no labels.
+    The method itself reads no labels, so `labels_used` is "none"; a relation made from classes brings its own.
 
     Example:
         >>> from kinfolk.nn import SmallConvConfig
@@ -38,7 +37,7 @@ class XCLRConfig:
     """
 
     kind: ClassVar[str] = "xclr"
-    labels_used: ClassVar[str] = "all"
+    labels_used: ClassVar[str] = "none"
     temperature: float = 0.1
     """Divides the cosines of the images."""
     graph_temperature: float = 0.1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -165,15 +165,19 @@ class PairMask:
             raise TypeError(f"a mask must be bool (True = kept), found {keep.dtype}; compare it, e.g. weights > 0.")
         if keep.ndim != 2:
             raise ValueError(f"a mask must be [n, m], found shape {tuple(keep.shape)}.")
-        return cls(*keep.shape, kept=(keep,))
+        n, m = keep.shape
+        return cls(n, m, kept=(keep,))
 
     def __and__(self, other: PairMask) -> PairMask:
         """Keep what both keep; biases add up."""
         n = _same_size(self.n, other.n, "rows", self, other)
         m = _same_size(self.m, other.m, "columns", self, other)
-        joined = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.default == ()}
+        joined: dict[str, Any] = {
+            f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.default == ()
+        }
         biases = [b for b in (self.column_bias, other.column_bias) if b is not None]
-        return PairMask(n, m, column_bias=sum(biases[1:], biases[0]) if biases else None, **joined)
+        joined["column_bias"] = sum(biases[1:], biases[0]) if biases else None
+        return PairMask(n, m, **joined)
 
     def for_shape(self, n: int, m: int) -> PairMask:
         """Fill in sizes that were left open, or say which shape was expected."""

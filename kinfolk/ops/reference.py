@@ -5,6 +5,7 @@ Inputs are float32 or float64 and already normalised where that was asked for; a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +16,7 @@ from kinfolk.ops.masks import PairMask
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-ELEMENTWISE = {
+ELEMENTWISE: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda s: s,
     "softplus": lambda s: torch.nn.functional.softplus(s, threshold=40.0),  # the default of 20 is off by 2e-9 there
     "square": torch.square,

@@ -3,8 +3,7 @@
 from kinfolk.recipes.catalogue import RECIPES as RECIPES
 from kinfolk.recipes.catalogue import recipe as recipe
 from kinfolk.recipes.catalogue import smoke as smoke
-from kinfolk.recipes.class_tables import similarity_table as similarity_table
 from kinfolk.recipes.sources import DATASETS as DATASETS
 from kinfolk.recipes.sources import source_config as source_config
 
-__all__ = ["DATASETS", "RECIPES", "recipe", "similarity_table", "smoke", "source_config"]
+__all__ = ["DATASETS", "RECIPES", "recipe", "smoke", "source_config"]

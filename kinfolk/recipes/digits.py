@@ -1,8 +1,7 @@
 """Handwritten digits, 1,437 training images of 8x8 pixels: upright, or rotated and shifted on a larger canvas.
 
-Seconds to a minute on a CPU. Upright digits are nearly solved by raw pixels, so what training adds shows with few labels.
-Moved digits are hard for pixels, and there training shows everywhere: the augmentation imitates the movement, and that is
-what it teaches.
+Seconds to a minute on a CPU. Upright digits are nearly solved by raw pixels, so what training adds shows with few
+labels. Moved digits are hard for pixels, and there training shows everywhere: the augmentation imitates the movement.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from kinfolk.data import ClassTableConfig, DigitsConfig
 from kinfolk.data.views import digits_views
 from kinfolk.methods import CACRConfig, MoCoConfig, SimCLRConfig, SupConConfig, XCLRConfig
 from kinfolk.nn import SmallConvConfig
-from kinfolk.recipes.class_tables import similarity_table
 from kinfolk.train import AdamWConfig, MethodConfig, TrainConfig
 
 # Digits by the strokes they are made of; a matter of taste, and good enough to show a graph beyond equal labels.
@@ -37,7 +35,7 @@ def supcon(*, moved: bool = False) -> TrainConfig:
 
 def xclr(*, moved: bool = False) -> TrainConfig:
     """X-CLR with all labels and a table that relates digits made of similar strokes."""
-    table = ClassTableConfig(similarities=similarity_table(tuple("0123456789"), STROKES), temperature=0.1)
+    table = ClassTableConfig(groups=STROKES, within=0.85, temperature=0.1)
     return replace(_digits(XCLRConfig(temperature=0.2), moved=moved), relation=table)
 
 

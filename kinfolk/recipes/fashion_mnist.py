@@ -8,11 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kinfolk.data import ClassTableConfig, FashionMNISTConfig
-from kinfolk.data.sources.fashion_mnist import FASHION_CLASSES
 from kinfolk.data.views import fashion_views
 from kinfolk.methods import CACRConfig, MoCoConfig, SimCLRConfig, SupConConfig, XCLRConfig
 from kinfolk.nn import SmallConvConfig
-from kinfolk.recipes.class_tables import similarity_table
 from kinfolk.train import AdamWConfig, MethodConfig, TrainConfig
 
 TOPS = ("T-shirt/top", "Pullover", "Dress", "Coat", "Shirt")
@@ -36,7 +34,7 @@ def supcon() -> TrainConfig:
 
 def xclr() -> TrainConfig:
     """X-CLR with all labels and a table that relates tops with tops and shoes with shoes; the rest stands alone."""
-    table = ClassTableConfig(similarities=similarity_table(FASHION_CLASSES, (TOPS, SHOES)), temperature=0.1)
+    table = ClassTableConfig(groups=(TOPS, SHOES), within=0.85, temperature=0.1)
     return replace(_fashion_mnist(XCLRConfig(temperature=0.2)), relation=table)
 
 

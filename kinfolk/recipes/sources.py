@@ -18,7 +18,7 @@ def source_config(data: str) -> SourceConfig:
     """Find out what a name or path stands for.
 
     Args:
-        data: A data set's name, an ``.npz`` file, a folder with the IDX files of MNIST-like data, or a folder of images.
+        data: A data set's name, an ``.npz`` file, a folder with IDX files as MNIST has them, or a folder of images.
 
     Raises:
         FileNotFoundError: If it is no name and nothing lies at the path; the message says what is accepted.

@@ -24,6 +24,9 @@ _TITLES = {
     "gradient_norm": "gradient norm (no explosions)",
     "images_per_second": "images per second",
     "effective_rank": "effective rank (1 = collapse)",
+    "participation_ratio": "participation ratio (1 = collapse)",
+    "positive_cosine": "cosine of own views",
+    "repulsion_entropy": "repulsion entropy (1 = uniform)",
     "alignment": "alignment (lower = closer)",
     "uniformity": "uniformity (lower = more even)",
 }
@@ -48,7 +51,7 @@ def series_of(events: Iterable[Mapping[str, Any]]) -> dict[str, Series]:
             if name not in _NOT_CURVES and isinstance(value, int | float) and not isinstance(value, bool):
                 columns.setdefault(name, []).append((step, value if np.isfinite(value) else np.nan))
     names = [name for name in _FIRST if name in columns] + sorted(set(columns) - set(_FIRST))
-    return {name: tuple(np.array(columns[name], dtype=np.float64).T) for name in names}  # type: ignore[misc]
+    return {name: tuple(np.array(columns[name], dtype=np.float64).T) for name in names}
 
 
 def smoothed(values: Float[np.ndarray, " s"], *, span: int) -> Float[np.ndarray, " s"]:
@@ -102,7 +105,7 @@ def draw_curves(
         headline(
             figure,
             title,
-            "Thin: as logged; strong: running mean; dotted: resumed here. Losses of different methods are not comparable."
+            "Thin: as logged; strong: running mean; dotted: resumed here. Losses of two methods cannot be compared."
             + left_out,
         )
         grid = figure.add_gridspec(

@@ -42,7 +42,7 @@ def unit_rows(features: Num[Array, "n ..."]) -> Float[np.ndarray, "n d"]:
         [[0.6, 0.8], [0.0, 0.0]]
     """
     rows = to_numpy(features).astype(np.float64)
-    rows = np.nan_to_num(rows.reshape(len(rows), -1))
+    rows = np.nan_to_num(rows.reshape(len(rows), int(np.prod(rows.shape[1:]))))
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
 
 
@@ -123,9 +123,9 @@ def draw_map(
 ) -> Path:
     """Draw one or two maps of the same images side by side, with thumbnails where they do not overlap.
 
-    Every sample is a dot; a seeded choice of samples that have room around them is drawn as a thumbnail. Grey images are drawn in
-    their class's colour on white (images with a light background are inverted first); colour images keep their
-    colours and get a frame.
+    Every sample is a dot; a seeded choice of samples that have room around them is drawn as a thumbnail. Grey images
+    are drawn in their class's colour on white (images with a light background are inverted first); colour images keep
+    their colours and get a frame.
 
     Args:
         points: panel title -> `[n, 2]` in the unit square, as `embed_2d` gives it.
@@ -158,12 +158,10 @@ def draw_map(
 
 def _note(classes: np.ndarray | None) -> str:
     if classes is None or (classes < 0).all():
-        return (
-            "No labels: all images have one colour. t-SNE keeps neighbourhoods; distances between islands mean little."
-        )
+        return "No labels, so one colour. t-SNE keeps neighbourhoods; far distances mean little."
     many = len(np.unique(classes[classes >= 0])) > _LEGEND_AT_MOST
-    colours = "Colour is the class (colours repeat after 20 classes)" if many else "Colour is the class"
-    return f"{colours}, which the map itself never uses. t-SNE keeps neighbourhoods; distances between islands mean little."
+    colour = "Colour is the class (repeating after 20)" if many else "Colour is the class"
+    return f"{colour}, which the map itself never uses. t-SNE keeps neighbourhoods; far distances mean little."
 
 
 def _legend_height(classes: np.ndarray | None) -> float:
@@ -181,6 +179,16 @@ def _panel(figure: Figure, column: int, columns: int, *, bottom: float) -> Axes:
     return figure.add_axes((left, bottom / height, (side - 0.12) / WIDTH, (side - 0.12) / height))
 
 
+def thumbnail_side(count: int) -> float:
+    """Return a thumbnail's share of a map's width: large for few images, small for many.
+
+    Example:
+        >>> thumbnail_side(10), thumbnail_side(400), thumbnail_side(10_000)
+        (0.08, 0.045, 0.036)
+    """
+    return min(max(0.9 / max(count, 1) ** 0.5, 0.036), 0.08)
+
+
 def draw_panel(
     axes: Axes,
     points: Float[np.ndarray, "n 2"],
@@ -189,9 +197,10 @@ def draw_panel(
     grey: bool,
     labels: Int[np.ndarray, " n"] | None,
     seed: int = 0,
-    side: float = 0.04,
+    side: float | None = None,
 ) -> None:
-    """Draw one map into square axes; see `draw_map` for the arguments and `side` for a thumbnail's share of the width."""
+    """Draw one map into square axes; arguments as in `draw_map`, `side` is a thumbnail's share of the width."""
+    side = thumbnail_side(len(points)) if side is None else side
     if points.shape != (len(pixels), 2):
         raise ValueError(f"points must have one (x, y) per image: points {points.shape}, images {len(pixels)}.")
     if labels is not None and labels.shape != (len(pixels),):

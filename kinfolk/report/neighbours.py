@@ -114,8 +114,8 @@ def draw_neighbours(
 
 
 def _note(labelled: bool) -> str:
-    note = "Queries drawn by seed, neighbours by cosine among the other images shown to the report."
-    return note + (" Solid frame: the query's class; dashed with a cross: another class." if labelled else "")
+    note = "Queries drawn by seed, neighbours by cosine."
+    return note + (" Solid frame: the query's class; dashed frame and cross: another class." if labelled else "")
 
 
 def block_title(name: str, right: Float[np.ndarray, "q k"] | None) -> str:

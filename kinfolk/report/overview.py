@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kinfolk.report.bars import Bar, draw_bars
-from kinfolk.report.embedding_map import draw_panel, embed_2d
-from kinfolk.report.report import map_title
+from kinfolk.report.embedding_map import draw_panel, embed_2d, thumbnail_side
+from kinfolk.report.picture_sections import map_title
 from kinfolk.report.sample import PIXELS, TRAINED, take_sample
 from kinfolk.report.style import MUTED, WIDTH, Array, picture, to_numpy, to_rgb
 from kinfolk.report.table import evaluation_rows, few_label_bars
@@ -82,11 +82,12 @@ def draw_overview(
     height = _TOP + _SIDE + _BOTTOM
     pixels, classes = to_rgb(images), None if labels is None else to_numpy(labels)
     with picture(path, height=height) as figure:
+        side = 1.3 * thumbnail_side(len(pixels))  # these maps are smaller than the report's
         for column, (title, places) in enumerate(points.items()):
             left = 0.04 + column * (_SIDE + 0.1)
             axes = figure.add_axes((left / WIDTH, _BOTTOM / height, _SIDE / WIDTH, _SIDE / height))
             axes.set_title(title)
-            draw_panel(axes, to_numpy(places), pixels, grey=images.shape[1] == 1, labels=classes, seed=seed, side=0.055)
+            draw_panel(axes, to_numpy(places), pixels, grey=images.shape[1] == 1, labels=classes, seed=seed, side=side)
         left = 2 * (_SIDE + 0.1) + 0.5
         axes = figure.add_axes(
             (left / WIDTH, 0.62 / height, (WIDTH - left - 0.08) / WIDTH, (_SIDE + _BOTTOM - 0.62) / height)

@@ -156,14 +156,16 @@ a { color: var(--accent); }
 .lead { font-size: 1.08rem; }
 nav ol { columns: 2 18rem; padding-left: 1.4rem; }
 figure { margin: 1rem 0; }
-img { display: block; width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: 6px; padding: 6px; }
+img { display: block; width: 100%; height: auto; background: #fff; border: 1px solid var(--line);
+  border-radius: 6px; padding: 6px; }
 figcaption, caption, footer, .used { color: var(--quiet); font-size: .875rem; }
 figcaption { margin-top: .4rem; max-width: 46rem; }
 figcaption span { white-space: nowrap; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { caption-side: bottom; text-align: left; padding-top: .5rem; }
-th, td { text-align: left; padding: .28rem .9rem .28rem .4rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+th, td { text-align: left; padding: .28rem .9rem .28rem .4rem; border-bottom: 1px solid var(--line);
+  vertical-align: top; }
 .evaluation { width: 100%; }
 .evaluation thead th { border-bottom-width: 2px; }
 .evaluation .best { background: var(--soft); }
@@ -172,7 +174,8 @@ th, td { text-align: left; padding: .28rem .9rem .28rem .4rem; border-bottom: 1p
 .used th, .used td { font-weight: 400; }
 small { color: var(--quiet); white-space: nowrap; }
 .missing { border-left: 3px solid #d55e00; padding-left: .8rem; }
-pre { overflow-x: auto; background: var(--soft); padding: .8rem; border-radius: 6px; font-size: .8rem; line-height: 1.4; }
+pre { overflow-x: auto; background: var(--soft); padding: .8rem; border-radius: 6px;
+  font-size: .8rem; line-height: 1.4; }
 summary { cursor: pointer; color: var(--accent); }
 footer { margin-top: 3rem; }
 @media print {

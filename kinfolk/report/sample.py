@@ -60,12 +60,13 @@ def take_sample(source: Source, encoder: nn.Module | None, *, count: int, seed: 
     encoders = {PIXELS: pixels} if encoder is None else {TRAINED: encoder, PIXELS: pixels}
     features = {name: extract(module, source, indices=chosen).rows for name, module in encoders.items()}
     labels = batch.get("labels")
-    known = labels is not None and bool((labels >= 0).any())
+    if labels is not None and not bool((labels >= 0).any()):
+        labels = None
     return Sample(
         batch["images"],
         batch["ids"],
         features,
-        labels=labels.numpy() if known else None,
+        labels=None if labels is None else labels.numpy(),
         class_names=source.class_names,
         text_embedding=batch.get("text_embedding"),
     )

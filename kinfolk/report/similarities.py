@@ -50,8 +50,8 @@ def draw_similarities(
 ) -> Path:
     """Draw the target graph and similarities of the same samples as matrices, with their rank correlation.
 
-    The diagonal says nothing and is left grey. Each matrix has its own colour scale, since a target's weights and a cosine are
-    different quantities; what can be compared is the pattern, and its rank correlation stands in the title.
+    The diagonal says nothing and is left grey. Each matrix has its own colour scale, since a target's weights and a
+    cosine are different quantities; what can be compared is the pattern, and its rank correlation stands above it.
 
     Args:
         target: `[n, n]` weights, rows and columns already sorted, by class as a rule.
@@ -90,7 +90,10 @@ def draw_similarities(
     return Path(path)
 
 
-_NOTE = "Rows and columns are the same samples, sorted by class; each panel has its own scale. ρ: Spearman's rank correlation off the diagonal."
+_NOTE = (
+    "Rows and columns are the same samples; each panel has its own scale."
+    " ρ: Spearman's rank correlation off the diagonal."
+)
 
 
 def _inches(figure: Figure, place: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
@@ -108,7 +111,8 @@ def _draw_matrix(figure: Figure, matrix: np.ndarray, place: tuple[float, float, 
     axes.set_title(title, pad=18)
     bar = figure.add_axes(_inches(figure, (place[0], place[1] - 0.17, place[2] * 0.6, 0.09)))
     scale = figure.colorbar(image, cax=bar, orientation="horizontal")
-    scale.set_ticks([low, high], labels=[f"{low:.3g}", f"{high:.3g}"])
+    digits = 2 if high - low >= 0.1 else 4
+    scale.set_ticks([low, high], labels=[f"{low:.{digits}f}", f"{high:.{digits}f}"])
     scale.outline.set_linewidth(0.4)
     return axes
 
@@ -137,6 +141,7 @@ def _mark_classes(axes: Axes, labels: np.ndarray, class_names: Sequence[str] | N
         axes.axhline(start - 0.5, color=MUTED, linewidth=0.35)
         axes.axvline(start - 0.5, color=MUTED, linewidth=0.35)
     if named and len(starts) <= _MOST_NAMES:
-        names = [class_title(int(labels[start]), class_names, longest=11) for start in starts]
-        axes.set_yticks((starts + ends - 1) / 2, labels=names)
+        wide = ends - starts >= 0.04 * len(labels)  # a name is as high as that; narrower classes go without
+        names = [class_title(int(labels[start]), class_names, longest=11) for start in starts[wide]]
+        axes.set_yticks((starts + ends - 1)[wide] / 2, labels=names)
         axes.tick_params(length=0, labelsize=8, pad=2)

@@ -44,7 +44,7 @@ _TEN = (
     "#6d1d34",
 )
 
-_RC: dict[str, Any] = {
+_RC: Any = {
     "font.family": "DejaVu Sans",  # ships with matplotlib, so every machine draws the same picture
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -130,7 +130,8 @@ def to_rgb(images: Num[Array, "n c h w"]) -> Float[np.ndarray, "n h w 3"]:
     pixels = to_numpy(images)
     if pixels.ndim != 4 or pixels.shape[1] not in (1, 3, 4):
         raise ValueError(
-            f"images must be [n, C, h, w] with C = 1, 3 or 4 channels, found {pixels.shape}; stack one channel to [n, 1, h, w]."
+            f"images must be [n, C, h, w] with C = 1, 3 or 4 channels, found {pixels.shape};"
+            " stack images of one channel to [n, 1, h, w]."
         )
     pixels = pixels / 255.0 if pixels.dtype == np.uint8 else np.nan_to_num(pixels).clip(0, 1)
     pixels = pixels.transpose(0, 2, 3, 1).astype(np.float64)
@@ -209,7 +210,7 @@ def frame(
     *,
     side: float,
     colour: str,
-    style: str = "-",
+    style: str | tuple[int, tuple[float, ...]] = "-",
     thickness: float = 1.6,
     zorder: float = 3.0,
 ) -> None:

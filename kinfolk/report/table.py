@@ -43,7 +43,8 @@ def evaluation_rows(records: Iterable[Mapping[str, Any]]) -> list[Row]:
     """Group records into rows in their first order; the last of two records of one encoder counts.
 
     Example:
-        >>> trained = {"encoder": "trained", "protocol": "kNN", "metric": "accuracy", "value": 0.978, "better": "higher"}
+        >>> shared = {"protocol": "kNN", "metric": "accuracy", "better": "higher"}
+        >>> trained = {"encoder": "trained", "value": 0.978, **shared}
         >>> pixels = {**trained, "encoder": "raw pixels", "value": 0.981}
         >>> [row.best for row in evaluation_rows([trained, pixels])]
         [('raw pixels',)]
@@ -74,7 +75,8 @@ def verdict(rows: Sequence[Row]) -> str:
     """Say in how many rows the trained encoder is best, and name the rows where something else is.
 
     Example:
-        >>> trained = {"encoder": "trained", "protocol": "kNN", "metric": "accuracy", "value": 0.978, "better": "higher"}
+        >>> shared = {"protocol": "kNN", "metric": "accuracy", "better": "higher"}
+        >>> trained = {"encoder": "trained", "value": 0.978, **shared}
         >>> verdict(evaluation_rows([trained, {**trained, "encoder": "raw pixels", "value": 0.981}]))
         'The trained encoder is best in 0 of 1 rows that have a direction. Not best: kNN accuracy (raw pixels).'
     """

@@ -1,7 +1,8 @@
-"""The target graph that a run's method matched, on a few test images, beside what the encoder makes of them."""
+"""The target graph that a run's method matched, on a few test images, beside what the model makes of them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,16 +10,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from kinfolk.data import Splits, ViewMaker
+from kinfolk.data import ClassTable, ClassTableConfig, Relation, Splits, ViewMaker, to_float
 from kinfolk.graphs import KernelGraph, LabelGraph, SimilarityGraph
 from kinfolk.methods import XCLRConfig
 from kinfolk.report.embedding_map import unit_rows
-from kinfolk.report.sample import PIXELS, TRAINED, Sample, by_class, choose
+from kinfolk.report.sample import Sample, by_class, choose
 from kinfolk.train import TrainConfig
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
+
+OWN_VIEWS = "own views"
 
 
 @dataclass(frozen=True)
@@ -39,47 +42,74 @@ class Comparison:
 
 
 def compare_with_target(
-    config: TrainConfig, splits: Splits, sample: Sample, encoder: nn.Module, *, rows: int = 60, seed: int = 0
+    config: TrainConfig,
+    splits: Splits,
+    sample: Sample,
+    modules: Mapping[str, nn.Module],
+    *,
+    rows: int = 60,
+    seed: int = 0,
 ) -> Comparison:
-    """Build the target over about `rows` rows of the sample, and the cosines of the encoder and of raw pixels.
+    """Build the target over about `rows` rows of the sample, and each module's cosines between them.
 
     A run with a relation has its graph over test images; a method that learns from labels has equal labels; any other
     method knows own views only, so that half as many images come in two augmented views each.
+
+    Args:
+        config: of the run.
+        splits: its data.
+        sample: test images.
+        modules: who -> a module in eval mode from float images to `[n, d]`.
+        rows: how many rows, fewer where the sample is smaller.
+        seed: of the choice and of the views.
+
+    Raises:
+        ValueError: the run's relation does not know the test images.
     """
-    graph = _graph(config, splits, sample, by_class(choose(len(sample), rows, seed=seed), sample.labels))
-    if graph is None:
-        return _own_views(config, sample, encoder, images=rows // 2, seed=seed)
-    name, places, relation = graph
+    places = by_class(choose(len(sample), rows, seed=seed), sample.labels)
+    found = _graph(config, splits, sample, places)
+    if found is None:
+        places = by_class(choose(len(sample), rows // 2, seed=seed), sample.labels)
+        images, places = _pairs_of_views(config, sample, places, seed=seed)
+        found = OWN_VIEWS, LabelGraph(torch.from_numpy(places))  # rows of one image relate
+    else:
+        images = to_float(sample.images[places])
+    name, graph = found
     others = ~torch.eye(len(places), dtype=torch.bool)
-    target = relation.row_normalised(others).to_dense().detach().numpy()
-    learnt = {f"{who}, cosine": _cosines(features[places]) for who, features in sample.features.items()}
+    target = graph.row_normalised(others).to_dense().detach().numpy()
+    with torch.no_grad():
+        learnt = {who: _cosines(module(images)) for who, module in modules.items()}
     return Comparison(name, target, learnt, None if sample.labels is None else sample.labels[places])
 
 
 def _graph(
     config: TrainConfig, splits: Splits, sample: Sample, places: Int[np.ndarray, " k"]
-) -> tuple[str, np.ndarray, SimilarityGraph] | None:
+) -> tuple[str, SimilarityGraph] | None:
     if config.relation is not None:
-        relation = config.relation.build(splits.test)
-        return f"the run's relation ({config.relation.kind})", places, relation.for_batch(sample.ids[places], 1)
+        relation = _relation_over_test(config, splits)
+        return f"the run's relation ({config.relation.kind})", relation.for_batch(sample.ids[places], 1)
     if isinstance(config.method, XCLRConfig) and sample.text_embedding is not None:
         side = sample.text_embedding[places].float()
-        return "similar texts", places, KernelGraph(side, temperature=config.method.graph_temperature)
+        return "similar texts", KernelGraph(side, temperature=config.method.graph_temperature)
     if config.method.labels_used == "all" and sample.labels is not None:
-        return "equal labels", places, LabelGraph(torch.from_numpy(sample.labels[places]))
+        return "equal labels", LabelGraph(torch.from_numpy(sample.labels[places]))
     return None
 
 
-def _own_views(config: TrainConfig, sample: Sample, encoder: nn.Module, *, images: int, seed: int) -> Comparison:
-    places = by_class(choose(len(sample), images, seed=seed), sample.labels)
+def _relation_over_test(config: TrainConfig, splits: Splits) -> Relation:
+    assert config.relation is not None
+    if isinstance(config.relation, ClassTableConfig) and splits.test.labels is not None:
+        known = config.relation.build(splits.train)  # its table may be made of the training images
+        return ClassTable(splits.test.ids, splits.test.labels, known.similarities, known.temperature)
+    return config.relation.build(splits.test)
+
+
+def _pairs_of_views(
+    config: TrainConfig, sample: Sample, places: Int[np.ndarray, " k"], *, seed: int
+) -> tuple[Float[Tensor, "n c h w"], Int[np.ndarray, " n"]]:
+    """Two views of every image, side by side, and which image each row shows."""
     views = ViewMaker(config.views, seed=seed)(sample.images[places], sample.ids[places], epoch=0)[:2]
-    pairs = torch.stack(views, dim=1).flatten(0, 1)  # the views of one image stand side by side
-    owner = np.repeat(np.arange(len(places)), len(views))
-    target = (owner[:, None] == owner).astype(np.float64) - np.eye(len(owner))
-    with torch.no_grad():
-        learnt = {f"{TRAINED}, cosine": _cosines(encoder(pairs)), f"{PIXELS}, cosine": _cosines(pairs)}
-    labels = None if sample.labels is None else sample.labels[places][owner]
-    return Comparison("own views", target, learnt, labels)
+    return torch.stack(views, dim=1).flatten(0, 1), np.repeat(places, len(views))
 
 
 def _cosines(features: Tensor) -> Float[np.ndarray, "n n"]:

@@ -68,7 +68,7 @@ def draw_weights(
     means no preference, and drawn as bars on the scale of their row.
 
     Args:
-        views: V tensors `[n, C, h, w]`; view 0 holds the queries, views 1 to V-1 their positives, and view 1 the negatives.
+        views: V tensors `[n, C, h, w]`; view 0 holds the queries, views 1 to V-1 their positives, view 1 the negatives.
         attraction: `[n, V-1]`, the weights of query i's positives; rows sum to 1.
         repulsion: `[n, n]`, the weights of the keys in view 1; zero diagonal, rows sum to 1.
         path: where the PNG goes.
@@ -82,43 +82,39 @@ def draw_weights(
         ValueError: fewer than two views or samples, or weights of another shape.
     """
     pixels = [to_rgb(view) for view in views]
-    pull, push = to_numpy(attraction).astype(float), to_numpy(repulsion).astype(float)
-    n, positives = len(pixels[0]), len(pixels) - 1
-    if positives < 1 or n < 2 or pull.shape != (n, positives) or push.shape != (n, n):
-        raise ValueError(
-            f"{n} samples in {len(pixels)} views need at least 2 of both, attraction ({n}, {positives}) and repulsion ({n}, {n}); "
-            f"found attraction {pull.shape} and repulsion {push.shape}. Pass one view pair's repulsion."
-        )
-    asked = to_numpy(queries)
+    pull, push = to_numpy(attraction).astype(np.float64), to_numpy(repulsion).astype(np.float64)
+    _check(len(pixels), len(pixels[0]), pull.shape, push.shape)
+    n, positives, asked = len(pixels[0]), len(pixels) - 1, to_numpy(queries)
     count = min(count, (n - 1) // 2)
-    columns = 1 + positives + 2 * count + 3 * _GAP
-    cell, top = 0.98 * WIDTH / max(columns, 9), 1.0
+    columns = max(1 + positives + 2 * count + 3 * _GAP, 9)
+    cell, top = 0.98 * WIDTH / columns, 1.0
     with picture(path, height=top + len(asked) * _ROW * cell + 0.1) as figure:
         headline(figure, _title(positives), _NOTE)
-        axes = board(figure, columns=max(columns, 9), rows=len(asked) * _ROW, top=top, bottom=0.1)
+        axes = board(figure, columns=columns, rows=len(asked) * _ROW, top=top, bottom=0.1)
         lefts = np.cumsum([0, 1 + _GAP, positives + _GAP, count + _GAP])
-        for left, text in zip(
-            lefts,
-            ("query", "positives" if positives > 1 else "positive", "strongest negatives", "weakest negatives"),
-            strict=True,
-        ):
-            axes.text(
-                left + 0.05, -0.1, text if left < lefts[2] or count else "", va="bottom", fontsize=9, fontweight="bold"
-            )
+        titles = ("query", "positives" if positives > 1 else "positive", "strongest negatives", "weakest negatives")
+        for left, title in list(zip(lefts, titles, strict=True))[: 4 if count else 2]:
+            axes.text(left + 0.05, -0.1, title, va="bottom", fontsize=9, fontweight="bold")
         for row, query in enumerate(asked):
-            high, low = extreme_negatives(push[query], int(query), count=count)
-            y = row * _ROW
+            pulls = np.stack([view[query] for view in pixels[1:]])
+            strong, weak = extreme_negatives(push[query], int(query), count=count)
+            y, multiples = row * _ROW, push[query] * (n - 1)
             paste(axes, pixels[0][query], 0.5, y + 0.5, side=0.92)
-            pulls = [pixels[view][query] for view in range(1, len(pixels))]
-            _draw_weighted(axes, pulls, pull[query] * positives, left=lefts[1], y=y, colour=RIGHT)
-            ceiling = float(push[query].max()) * (n - 1)
-            _draw_weighted(
-                axes, pixels[1][high], push[query, high] * (n - 1), left=lefts[2], y=y, colour=WRONG, ceiling=ceiling
-            )
-            _draw_weighted(
-                axes, pixels[1][low], push[query, low] * (n - 1), left=lefts[3], y=y, colour=WRONG, ceiling=ceiling
-            )
+            _draw_block(axes, pulls, pull[query] * positives, left=lefts[1], y=y, colour=RIGHT)
+            for left, keys in zip(lefts[2:], (strong, weak), strict=True):
+                _draw_block(
+                    axes, pixels[1][keys], multiples[keys], left=left, y=y, colour=WRONG, ceiling=multiples.max()
+                )
     return Path(path)
+
+
+def _check(views: int, n: int, attraction: tuple[int, ...], repulsion: tuple[int, ...]) -> None:
+    if views < 2 or n < 2 or attraction != (n, views - 1) or repulsion != (n, n):
+        raise ValueError(
+            "expected two or more views of two or more samples, attraction [n, V-1] and repulsion [n, n]; found"
+            f" {views} views of {n} samples, attraction {attraction}, repulsion {repulsion}. Pass one query view's"
+            " attraction and one view pair's repulsion."
+        )
 
 
 _NOTE = "Numbers are multiples of the uniform weight: 1× is no preference. Bars compare weights within a row and block."
@@ -130,9 +126,9 @@ def _title(positives: int) -> str:
     return "Attraction and repulsion weights: far views should pull hardest, negatives that look alike push hardest"
 
 
-def _draw_weighted(
+def _draw_block(
     axes: Axes,
-    images: Sequence[np.ndarray] | np.ndarray,
+    images: Float[np.ndarray, "k h w 3"],
     multiples: Float[np.ndarray, " k"],
     *,
     left: float,
@@ -150,13 +146,7 @@ def _draw_weighted(
 
 
 def _multiple(value: float) -> str:
-    """Print a multiple of the uniform weight with two significant digits or none after 10."""
-    return (
-        f"{value:.0f}×"
-        if value >= 10
-        else f"{value:.1f}×"
-        if value >= 0.095
-        else f"{value:.2f}×"
-        if value >= 0.005
-        else "<0.01×"
-    )
+    """Print a multiple of the uniform weight: what matters is whether it is far above, near or far below 1."""
+    if value < 0.01:
+        return "<0.01×"
+    return f"{value:.0f}×" if value >= 10 else f"{value:.1f}×" if value >= 0.1 else f"{value:.2f}×"

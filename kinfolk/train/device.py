@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from kinfolk.data.optional import import_extra
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
@@ -54,6 +56,7 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
         device: ``cpu`` or ``cuda``, resolved.
         precision: ``fp32`` or ``bf16``, resolved.
     """
+    import_extra("accelerate", needed_for="training")
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from accelerate.utils import DistributedDataParallelKwargs

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import kinfolk
-from kinfolk.data import Splits, ViewMaker
-from kinfolk.train.batches import make_batch, make_sampler, read_epoch
+from kinfolk.data import Splits, ViewMaker, batches
+from kinfolk.train.batches import make_batch, make_sampler
 from kinfolk.train.card import write_card
 from kinfolk.train.checkpoint import Position, checkpoints, restore_checkpoint, save_checkpoint, seed_everything
 from kinfolk.train.config import TrainConfig
@@ -106,8 +106,8 @@ def fit(
 
         for epoch in range(position.epoch, config.epochs):
             steps = range(position.step_in_epoch if epoch == position.epoch else 0, steps_per_epoch)
-            reader = read_epoch(source, sampler, epoch=epoch, steps=steps, workers=config.workers)
-            for step_in_epoch, data in zip(steps, reader, strict=True):
+            reader = batches(source, sampler, epoch, start_step=steps.start, workers=config.workers)
+            for step_in_epoch, data in zip(steps, reader, strict=False):
                 batch = make_batch(data, views, epoch=epoch, device=accelerator.device)
                 if step == 0 and method.relation is not None:
                     metrics.write("relation", step=0, **method.relation.summary(batch["ids"], len(batch["views"])))
@@ -144,7 +144,8 @@ def fit(
                     )
 
         if main:
-            _finish(run, config, splits, encoder=encoder, metrics=metrics, step=step,
+            progress.note("evaluating")
+            _finish(run, config, splits, encoder=method.encoder, metrics=metrics, step=step,
                     facts={**facts, "training_seconds": round(time.perf_counter() - begun, 1)})  # fmt: skip
     accelerator.wait_for_everyone()
     accelerator.free_memory()
@@ -194,8 +195,9 @@ def _stop(metrics: MetricsFile, run: Run, *, step: int, ids: Tensor, loss: float
     metrics.write("failed", step=step, loss=repr(loss), gradient_norm=repr(gradient_norm), ids=samples)
     shown = ", ".join(map(str, samples[:16])) + (f" and {len(samples) - 16} more" if len(samples) > 16 else "")
     saved = checkpoints(run.checkpoints)
+    last = saved[-1] if saved else "none yet"
     raise FloatingPointError(
         f"step {step}: loss {loss}, gradient norm {gradient_norm}; training stopped before the weights were changed."
-        f" Batch ids: {shown} (all of them in {run.metrics_file}). Last good checkpoint: {saved[-1] if saved else 'none yet'}."
+        f" Batch ids: {shown} (all of them in {run.metrics_file}). Last good checkpoint: {last}."
         " Look at these samples, or lower optimizer.learning_rate or raise method.temperature."
     )

@@ -122,6 +122,13 @@ class Progress:
             rate = f"{images_per_second:,.0f} images/s, {left:.0f} s left"
             print(f"step {step}/{self._total}: loss {loss:.4f}, {rate}", file=sys.stderr, flush=True)
 
+    def note(self, text: str) -> None:
+        """Say what is being done after the last step."""
+        if self._bar is not None:
+            self._bar.console.print(text)
+        elif self._enabled:
+            print(text, file=sys.stderr, flush=True)
+
     def close(self) -> None:
         """Leave the terminal as it was."""
         if self._bar is not None:

@@ -50,7 +50,7 @@ def test_weights_are_softmaxes_of_the_costs(impl: str) -> None:
 def test_uniform_weights(half: str) -> None:
     attraction, repulsion = CACRLoss(**{half: "uniform"}).weights(VIEWS)  # type: ignore[arg-type]
     if half == "attraction":
-        close(attraction, torch.full((4, 6, 3), 1 / 3))
+        close(attraction, torch.full((4, 6, 3), 1 / 3, dtype=torch.float64))
     else:
         close(repulsion, NOT_SELF.double().expand(6, 6, 6) / 5)
 

@@ -208,7 +208,7 @@ def _no_rows(name: str) -> tuple[list[object], dict[str, Tensor]]:
 @pytest.mark.parametrize("name", [name for name in CASES if "," not in name])
 def test_no_rows_at_all_is_an_error(name: str) -> None:
     args, kwargs = _no_rows(name)
-    with pytest.raises(ValueError, match=r"0|empty|no rows"):
+    with pytest.raises(ValueError, match=r"none|0"):
         CASES[name].make()(*args, **kwargs)
 
 

@@ -209,7 +209,7 @@ def test_supcon_of_one_class(impl: str) -> None:
 def test_supcon_pulls_with_class_sums(impl: str) -> None:
     sums = torch.stack([STACKED[c == LABELS].sum(0) for c in range(3)])
     counts = torch.bincount(LABELS)
-    pull = (STACKED * (sums[LABELS] - STACKED)).sum(1) / (0.1 * (counts[LABELS] - 1))
+    pull = (STACKED * (sums[LABELS] - STACKED)).sum(1) / (0.1 * (counts[LABELS] - 1).double())
     partition = torch.logsumexp((STACKED @ STACKED.T / 0.1).masked_fill(~NOT_SELF, -math.inf), 1)
     close(losses.SupConLoss(reduction="none", impl=impl)(STACKED, LABELS), partition - pull)
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
+from kinfolk.data import DigitsConfig, ViewMaker, ViewsConfig
 from kinfolk.methods import CACRConfig, MoCoConfig, SimCLRConfig, SupConConfig, XCLRConfig
 from kinfolk.nn import HeadConfig, SmallConvConfig
 
 _HEAD = HeadConfig(hidden=32, out_dim=16)
 CONFIGS = {
     "simclr": SimCLRConfig(head=HeadConfig(hidden=32, out_dim=16, norm="batch")),
-    "moco": MoCoConfig(queue_size=160, momentum=0.9, batch_norm_splits=4, head=_HEAD),
-    "moco-symmetric": MoCoConfig(queue_size=160, momentum=0.9, momentum_steps=60, symmetric=True, head=_HEAD),
+    "moco": MoCoConfig(queue_size=160, batch_norm_splits=4, head=_HEAD),
+    "moco-symmetric": MoCoConfig(queue_size=160, momentum_steps=200, symmetric=True, head=_HEAD),
     "supcon": SupConConfig(head=_HEAD),
     "xclr": XCLRConfig(head=_HEAD),
     "cacr": CACRConfig(),
@@ -22,25 +22,22 @@ CONFIGS = {
 
 
 @pytest.fixture(scope="session")
-def digits():
-    """Return `batch(step, views=2, n=64)`: moved and noisy views of digits with ids, labels and a side embedding."""
-    data = load_digits()
-    images = torch.from_numpy(data.images / 16).float()[:, None]
-    labels = torch.from_numpy(data.target).long()
+def source():
+    """Return the digits to train on: 1437 real images of 8x8 pixels."""
+    return DigitsConfig().load().train
+
+
+@pytest.fixture(scope="session")
+def digits(source):
+    """Return `batch(step, views=2, n=64)`: augmented views of digits with ids, labels and a side embedding."""
 
     def batch(step: int, *, views: int = 2, n: int = 64) -> dict:
-        generator = torch.Generator().manual_seed(step)
-        ids = torch.randperm(len(images), generator=generator)[:n]
-
-        def view() -> torch.Tensor:
-            theta = torch.eye(2, 3).repeat(n, 1, 1) + 0.15 * torch.randn(n, 2, 3, generator=generator)
-            moved = F.grid_sample(
-                images[ids], F.affine_grid(theta, (n, 1, 8, 8), align_corners=False), align_corners=False
-            )
-            return (moved + 0.05 * torch.randn(moved.shape, generator=generator)).clamp(0, 1)
-
-        side = F.one_hot(labels[ids], 10).float()
-        return {"views": [view() for _ in range(views)], "ids": ids, "labels": labels[ids], "text_embedding": side}
+        chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(step))[:n]
+        data = source.fetch(chosen)
+        maker = ViewMaker(ViewsConfig(count=views, rotation=15, shift=0.1, zoom=(0.8, 1.2)), seed=0)
+        side = F.one_hot(data["labels"], 10).float()
+        shown = maker(data["images"], data["ids"], epoch=step)
+        return {"views": shown, "ids": data["ids"], "labels": data["labels"], "text_embedding": side}
 
     return batch
 

@@ -116,6 +116,18 @@ def test_own_earlier_keys_are_no_negatives_unless_asked(digits, build):
         torch.testing.assert_close(method(batch)["loss"], expected)
 
 
+def test_without_ids_the_queue_names_nothing_and_keeps_all_negatives(digits, build):
+    losses = []
+    for exclude_own in (True, False):
+        method = build(plain(exclude_own=exclude_own), norm="group")
+        for number in range(2):
+            loss = method({"views": digits(number, n=20)["views"]})["loss"]
+            method.after_step()
+        losses.append(loss.item())
+        assert method.queue.snapshot().ids.eq(-1).all()
+    assert losses[0] == losses[1]
+
+
 def test_batch_norm_sees_groups_and_the_keys_in_another_grouping(digits, build):
     method, view = build(plain(batch_norm_splits=3), norm="batch"), digits(0, n=12)["views"][0]
     assert sum(isinstance(m, SplitBatchNorm) for m in method.encoder.modules()) == 2
@@ -141,6 +153,18 @@ def test_one_split_leaves_batch_norm_alone(build):
     assert not any(isinstance(m, SplitBatchNorm) for m in build(plain(batch_norm_splits=1)).modules())
     with pytest.raises(ValueError, match="splits must be at least 1, found 0"):
         build(plain(batch_norm_splits=0))
+
+
+def test_health_shows_an_encoder_that_outruns_its_queue(digits, build):
+    ratios = {}
+    for momentum in (0.8, 0.99):
+        config = plain(momentum=momentum, queue_size=128, head=HeadConfig(hidden=32, out_dim=16))
+        method = build(config, norm="group")
+        optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
+        for number in range(40):
+            step(method, digits(number), optimizer)
+        ratios[momentum] = method(digits(40))["participation_ratio"].item()
+    assert ratios[0.8] < 1.5 < 2.5 < ratios[0.99]
 
 
 def test_momentum_rises_over_its_steps(digits, build):

@@ -8,22 +8,10 @@ from itertools import combinations
 import pytest
 import torch
 
-from kinfolk.graphs import KernelGraph
+from kinfolk.data import ClassTable, SideEmbeddings
 from kinfolk.losses import CACRLoss, NTXentLoss, SupConLoss, XSampleLoss
 from kinfolk.methods import CACRConfig, MoCoConfig, SimCLRConfig, SupConConfig, XCLRConfig
 from kinfolk.methods.health import participation_ratio, positive_cosine, relative_entropy
-
-
-class Kernel:
-    """A relation over side embeddings that a test can look into."""
-
-    def __init__(self, side):
-        self.side = side
-        self.asked = []
-
-    def for_batch(self, ids, views):
-        self.asked.append((ids, views))
-        return KernelGraph(self.side[ids].repeat(views, 1), temperature=0.3)
 
 
 def project(method, views):
@@ -79,19 +67,24 @@ def test_xclr_matches_the_text_embeddings_of_the_batch(digits, build):
     torch.testing.assert_close(method(batch)["loss"], expected)
 
 
-def test_xclr_prefers_its_relation_and_asks_for_the_batchs_rows(digits, build):
-    side = torch.randn(1797, 5)
-    relation = Kernel(side)
-    method, batch = build(XCLRConfig(), relation=relation).eval(), digits(0, views=3, n=12)
+@pytest.mark.parametrize("views", [2, 3])
+def test_xclr_prefers_its_relation_to_the_text_embeddings(views, source, digits, build):
+    relation = SideEmbeddings(source.ids, torch.randn(len(source), 5), 0.3)
+    method, batch = build(XCLRConfig(), relation=relation).eval(), digits(0, views=views, n=12)
     assert method.relation is relation
     z = torch.cat(project(method, batch["views"]))
-    rows = torch.cat([side[batch["ids"]]] * 3)
-    expected = XSampleLoss(temperature=0.1, graph_temperature=0.3)(z, rows)
+    side = torch.stack([relation.embeddings[source.ids.tolist().index(i)] for i in batch["ids"].tolist()])
+    expected = XSampleLoss(temperature=0.1, graph_temperature=0.3)(z, torch.cat([side] * views))
     torch.testing.assert_close(method(batch)["loss"], expected)
-    ((ids, views),) = relation.asked
-    assert torch.equal(ids, batch["ids"])
-    assert views == 3
     assert not any("relation" in name for name in method.state_dict())
+
+
+def test_xclr_with_a_sharp_class_table_is_supcon(source, digits, build):
+    table = ClassTable(source.ids, source.labels, torch.eye(10), 1e-2)
+    batch = digits(0, n=24)
+    xclr = build(XCLRConfig(head=SupConConfig().head), relation=table).eval()
+    supcon = build(SupConConfig()).eval()
+    torch.testing.assert_close(xclr(batch)["loss"], supcon(batch)["loss"])
 
 
 def test_xclr_cannot_fall_below_the_entropy_of_its_target(digits, build):
@@ -117,6 +110,13 @@ def test_cacr_reports_the_entropy_of_its_repulsion(digits, build):
     uniform, sharp = (build(CACRConfig(t_neg=t)).eval()(batch)["repulsion_entropy"] for t in (0.0, 50.0))
     assert uniform.item() == pytest.approx(1.0, abs=1e-5)
     assert 0 <= sharp.item() < 0.5
+
+
+def test_cacr_can_weigh_all_alike(digits, build):
+    batch = digits(0, views=3, n=12)
+    equal = build(CACRConfig(attraction="uniform", repulsion="uniform")).eval()(batch)
+    torch.testing.assert_close(equal["loss"], build(CACRConfig(t_pos=0.0, t_neg=0.0)).eval()(batch)["loss"])
+    assert equal["repulsion_entropy"].item() == pytest.approx(1.0, abs=1e-5)
 
 
 def test_cacr_takes_the_head_that_its_config_asks_for(digits, build):
@@ -147,14 +147,16 @@ def test_unfit_batches_are_explained(config, change, message, digits, build):
             build(config)(found)
 
 
-def test_views_must_be_there_and_alike(digits, build):
+def test_views_must_be_there_and_alike(source, digits, build):
     batch = digits(0, n=6)
     with pytest.raises(ValueError, match=r"SimCLR needs a batch with views.*found keys \['ids'\]"):
         build(SimCLRConfig())({"ids": batch["ids"]})
     with pytest.raises(ValueError, match=r"views of equal shapes, found \[\(6, 1, 8, 8\), \(5, 1, 8, 8\)\]"):
         build(SimCLRConfig())({"views": [batch["views"][0], batch["views"][1][:5]]})
     with pytest.raises(ValueError, match="looks samples up in its relation by ids"):
-        build(XCLRConfig(), relation=Kernel(torch.randn(9, 2)))({"views": batch["views"]})
+        build(XCLRConfig(), relation=SideEmbeddings(source.ids, torch.rand(len(source), 2), 0.1))(
+            {"views": batch["views"]}
+        )
 
 
 def test_positive_cosine_is_the_mean_over_ordered_pairs():

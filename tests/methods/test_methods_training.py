@@ -25,7 +25,7 @@ def train(method, batches, *, optimizer=None):
         terms["loss"].backward()
         optimizer.step()
         method.after_step()
-        history.append({name: term.item() for name, term in terms.items()})
+        history.append({name: term.detach().item() for name, term in terms.items()})
     return history
 
 
@@ -132,6 +132,7 @@ def test_it_runs_under_autocast_and_with_a_small_last_batch(config, digits, buil
     assert method(digits(1, views=views_of(config), n=5))["loss"].isfinite()
 
 
+@pytest.mark.filterwarnings("ignore:.broadcast_buffers. is deprecated:FutureWarning")
 def test_it_runs_inside_a_data_parallel_wrapper(config, digits, build, tmp_path):
     method, alone = build(config), build(config)
     batches = [digits(step, views=views_of(config)) for step in range(2)]

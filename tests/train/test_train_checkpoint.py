@@ -96,7 +96,7 @@ def test_no_folder_is_no_checkpoint(tmp_path: Path) -> None:
 
 def test_weights_of_another_method_are_refused(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, *_trained(), position=Position(1))
-    with pytest.raises(RuntimeError, match="encoder"):
+    with pytest.raises(RuntimeError, match="queue"):
         restore_checkpoint(path, nn.Linear(3, 2))
 
 

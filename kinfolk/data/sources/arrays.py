@@ -22,10 +22,11 @@ _KNOWN = ("images", "labels", "text", "text_embedding", "bias_labels", "class_na
 class ArraysConfig:
     """An ``.npz`` file with ``images`` and, where known, what describes them.
 
-    The file holds ``images``: ``[N, H, W]``, ``[N, H, W, C]`` or ``[N, C, H, W]`` with C of 1, 3 or 4 (channels are last where both
-    ends fit), bytes, or floats in [0, 1], which become ``round(255 x)``. It may hold ``labels`` (integers, -1 = unlabelled), ``text``
-    (captions), ``text_embedding`` ``[N, e]``, ``bias_labels`` and ``class_names``, and a test part under the same names with
-    ``test_`` before them. Without ``test_images`` a seeded share of every class is held out, copies of one image on the same side.
+    The file holds ``images``: ``[N, H, W]``, ``[N, H, W, C]`` or ``[N, C, H, W]`` with C of 1, 3 or 4 (channels are
+    last where both ends fit), bytes, or floats in [0, 1], which become ``round(255 x)``. It may hold ``labels``
+    (integers, -1 = unlabelled), ``text`` (captions), ``text_embedding`` ``[N, e]``, ``bias_labels`` and
+    ``class_names``, and a test part under the same names with ``test_`` before them. Without ``test_images`` a seeded
+    share of every class is held out, copies of one image on the same side.
 
     Args:
         path: the file.
@@ -81,15 +82,15 @@ class ArraysConfig:
         if not Path(self.path).is_file():
             raise FileNotFoundError(f"no file {self.path!r}; give the path of an .npz archive that holds `images`")
         try:
-            with np.load(self.path, allow_pickle=False) as archive:
+            with open(self.path, "rb") as file, np.load(file, allow_pickle=False) as archive:
                 arrays = {key: archive[key] for key in archive.files}
         except (ValueError, OSError, AttributeError, TypeError, zipfile.BadZipFile) as error:
             raise ValueError(f"{self.path} is not a readable .npz archive of plain arrays: {error}") from error
         unknown = [key for key in arrays if key.removeprefix("test_") not in _KNOWN or key == "test_class_names"]
         if "images" not in arrays or unknown:
             raise ValueError(
-                f"{self.path} must hold `images` and may hold {', '.join(_KNOWN[1:])}, each but class_names also with `test_`"
-                f" before it; found {', '.join(arrays) or 'nothing'}"
+                f"{self.path} must hold `images` and may hold {', '.join(_KNOWN[1:])}, each but class_names also"
+                f" with `test_` before it; found {', '.join(arrays) or 'nothing'}"
             )
         if any(key.startswith("test_") for key in arrays) and "test_images" not in arrays:
             raise ValueError(f"{self.path} has a test part without test_images; found {', '.join(arrays)}")
@@ -97,9 +98,18 @@ class ArraysConfig:
 
 
 def _source(
-    part: dict[str, np.ndarray], class_names: tuple[str, ...] | None, name: str, *, where: str, ids: Tensor | None = None
+    part: dict[str, np.ndarray],
+    class_names: tuple[str, ...] | None,
+    name: str,
+    *,
+    where: str,
+    ids: Tensor | None = None,
 ) -> ArraySource:
-    extras: dict[str, Any] = {key: torch.from_numpy(value) for key, value in part.items() if key not in ("images", "text")}
+    extras: dict[str, Any] = {}
+    for key in sorted(set(part) - {"images", "text"}):
+        if part[key].dtype.kind not in "iuf":
+            raise TypeError(f"{where}: {key} must hold numbers (classes counted from 0); found {part[key].dtype}")
+        extras[key] = torch.from_numpy(part[key])
     if "text_embedding" in extras:
         extras["text_embedding"] = extras["text_embedding"].to(torch.float32)
     if "text" in part:

@@ -45,8 +45,8 @@ class Source(Dataset, ABC):
         """Read samples by position.
 
         Returns:
-            ``"images"`` uint8 ``[b, C, H, W]`` and ``"ids"`` int64 ``[b]``; where known ``"labels"`` and ``"bias_labels"`` int64
-            ``[b]``, ``"text"`` (list of str) and ``"text_embedding"`` float ``[b, e]``.
+            ``"images"`` uint8 ``[b, C, H, W]`` and ``"ids"`` int64 ``[b]``; where known ``"labels"`` and
+            ``"bias_labels"`` int64 ``[b]``, ``"text"`` (list of str) and ``"text_embedding"`` float ``[b, e]``.
         """
 
     def __len__(self) -> int:
@@ -206,7 +206,12 @@ def check_labels(
 
 
 def _integers(values: Tensor, name: str, count: int) -> Tensor:
-    if not isinstance(values, Tensor) or values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+    if (
+        not isinstance(values, Tensor)
+        or values.is_floating_point()
+        or values.is_complex()
+        or values.dtype == torch.bool
+    ):
         found = values.dtype if isinstance(values, Tensor) else type(values).__name__
         raise TypeError(f"{name} must be a tensor of integers; found {found}")
     if values.shape != (count,):

@@ -18,9 +18,9 @@ def to_uint8(image: Any, *, where: str = "the image") -> UInt8[Tensor, "c h w"]:
     """Convert a tensor, NumPy array or PIL image to uint8 ``[C, H, W]``.
 
     Args:
-        image: tensor ``[H, W]`` or ``[C, H, W]``; array ``[H, W]``, ``[H, W, C]`` or ``[C, H, W]``; or a PIL image of any mode.
-            Where an array's layout is ambiguous (both ends are 1, 3 or 4 long) channels are last. Bytes are taken as they are, bool
-            becomes 0 or 255, floats must lie in [0, 1] and become ``round(255 x)``.
+        image: tensor ``[H, W]`` or ``[C, H, W]``; array ``[H, W]``, ``[H, W, C]`` or ``[C, H, W]``; or a PIL image of
+            any mode. Where an array's layout is ambiguous (both ends are 1, 3 or 4 long) channels are last. Bytes are
+            taken as they are, bool becomes 0 or 255, floats must lie in [0, 1] and become ``round(255 x)``.
         where: how an error names the image, for example a file or ``"sample 3"``.
 
     Raises:
@@ -69,7 +69,8 @@ def _stack_to_uint8(images: Tensor, *, channels_last: bool, where: str) -> Tenso
         images = images.permute(0, 3, 1, 2)
     if images.ndim != 4 or images.shape[1] not in _CHANNELS:
         raise ValueError(
-            f"{where}: expected grey [H, W] or 1, 3 or 4 channels first or last; found {tuple(images.shape[1:])} per image"
+            f"{where}: expected grey [H, W], or 1, 3 or 4 channels first or last; found"
+            f" {tuple(images.shape[1:])} per image"
         )
     return _to_bytes(images, where).contiguous()
 
@@ -80,7 +81,9 @@ def _to_bytes(images: Tensor, where: str) -> Tensor:
     if images.dtype == torch.bool:
         return images.to(torch.uint8) * 255
     if not images.is_floating_point():
-        raise TypeError(f"{where}: expected uint8, bool, or floats in [0, 1]; found {images.dtype}. Convert to uint8 first.")
+        raise TypeError(
+            f"{where}: expected uint8, bool, or floats in [0, 1]; found {images.dtype}. Convert to uint8 first."
+        )
     if images.numel() and not bool((images >= 0).logical_and(images <= 1).all()):  # NaN fails both comparisons
         raise ValueError(
             f"{where}: float images must be finite and in [0, 1]; found {float(images.min()):.3g} to"

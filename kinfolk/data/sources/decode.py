@@ -70,14 +70,15 @@ def read_channels(path: Path) -> int:
 
 
 def read_image(path: Path, *, channels: int, size: tuple[int, int], fit: Fit = "crop") -> UInt8[Tensor, "c h w"]:
-    """Decode a file to uint8 ``[channels, H, W]``: EXIF orientation applied, then fitted to the size by bicubic resampling.
+    """Decode a file to uint8 ``[channels, H, W]``: EXIF orientation applied, then fitted to the size by bicubic
+    resampling.
 
     Args:
         path: any format that PIL reads; of an animation the first frame.
         channels: 1, 3 or 4.
         size: ``(H, W)``.
-        fit: `crop` scales until the size is covered and cuts the middle out, `pad` scales until it fits and fills up with black
-            (transparent where there is an alpha channel), `stretch` ignores the aspect ratio.
+        fit: `crop` scales until the size is covered and cuts the middle out, `pad` scales until it fits and fills up
+            with black (transparent where there is an alpha channel), `stretch` ignores the aspect ratio.
 
     Raises:
         UnreadableImage: when the file is missing, truncated, or no image.

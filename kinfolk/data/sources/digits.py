@@ -26,9 +26,10 @@ _CLASSES = tuple(str(digit) for digit in range(10))
 class DigitsConfig:
     """Which digits, and how they are split.
 
-    The images are scans of 8x8 pixels with values 0..16, scaled to bytes. `moved` places each digit, rotated and shifted at random,
-    on a larger canvas: the class stays, the pixels do not, so that nearest neighbours and linear probes on raw pixels lose most of
-    what they had. The movement is drawn once per sample from `seed` and its id; it is a property of the data, not an augmentation.
+    The images are scans of 8x8 pixels with values 0..16, scaled to bytes. `moved` places each digit, rotated and
+    shifted at random, on a larger canvas: the class stays, the pixels do not, so that nearest neighbours and linear
+    probes on raw pixels lose most of what they had. The movement is drawn once per sample from `seed` and its id; it
+    is a property of the data, not an augmentation.
 
     Args:
         split: `classic` tests on the last 360 samples (other writers), `stratified` on a seeded fifth of each class.
@@ -52,7 +53,7 @@ class DigitsConfig:
     seed: int = 0
     moved: bool = False
     canvas: int = 12
-    rotation: float = 30.0
+    rotation: float = 20.0
     shift: float | None = None
 
     def __post_init__(self) -> None:

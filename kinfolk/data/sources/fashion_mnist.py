@@ -34,12 +34,13 @@ class FashionMNISTConfig:
     """60,000 + 10,000 grey images of clothes, 28x28, in ten balanced classes; or a set of your own in the same form.
 
     Args:
-        root: folder with ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and the two ``t10k-`` files, each with or without
-            ``.gz``. By default the first that exists of ``$KINFOLK_DATA/fashion-mnist``, ``.data/fashion-mnist`` and
-            ``/usr/share/datasets/fashion-mnist``.
+        root: folder with ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and the two ``t10k-`` files, each
+            with or without ``.gz``. By default the first that exists of ``$KINFOLK_DATA/fashion-mnist``,
+            ``.data/fashion-mnist`` and ``/usr/share/datasets/fashion-mnist``.
         class_names: one name per class; None for a set of your own whose names are not known.
 
-    Reference: Xiao, Rasul, Vollgraf (2017), Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms.
+    Reference: Xiao, Rasul, Vollgraf (2017), Fashion-MNIST: a novel image dataset for benchmarking machine learning
+        algorithms.
 
     Example:
         >>> FashionMNISTConfig().class_names[9]

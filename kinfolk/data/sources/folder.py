@@ -26,19 +26,20 @@ from kinfolk.data.sources.listing import Entry, list_folder
 class ImageFolderConfig:
     """A folder of images, labelled by subfolder, described by a metadata file, or plain.
 
-    See `list_folder` for the forms. A sample's id is its place among all usable images of the folder, sorted by relative path, so it
-    does not depend on the split. Images are decoded once and kept in memory as bytes when they fit `memory_limit_mb`; otherwise on
-    every fetch, by the loader's workers.
+    See `list_folder` for the forms. A sample's id is its place among all usable images of the folder, sorted by
+    relative path, so it does not depend on the split. Images are decoded once and kept in memory as bytes when they
+    fit `memory_limit_mb`; otherwise on every fetch, by the loader's workers.
 
     Args:
         path: the folder.
         image_size: ``(H, W)`` to which every image is brought.
         fit: how (see `read_image`): `crop` the middle, `pad`, or `stretch`.
         channels: 1 (grey), 3 (RGB) or 4 (RGBA); None takes the most that any image has.
-        test_fraction: share of every class that is held out when the folder has no `train` and `test`; files with the same
-            content stay on the same side.
+        test_fraction: share of every class that is held out when the folder has no `train` and `test`; files with the
+            same content stay on the same side.
         seed: of the hold-out.
-        on_error: what to do with an unreadable image or an empty caption: `raise`, or `skip` it, count it, and warn with a list.
+        on_error: what to do with an unreadable image or an empty caption: `raise`, or `skip` it, count it, and warn
+            with a list.
         memory_limit_mb: largest size of the decoded images to keep in memory, in MiB.
 
     Raises:
@@ -90,15 +91,15 @@ class ImageFolderConfig:
                 f"{error}. Mend or remove it, or pass on_error='skip' to leave such images out."
             ) from error
         if problems:
-            listed = "\n  ".join([*problems.values()][:20])
+            listed = "\n  ".join([*problems.values()][:20] + ["..."] * (len(problems) > 20))
             warnings.warn(f"{root}: {len(problems)} of {len(entries)} images skipped:\n  {listed}", stacklevel=2)
         return self._split(root, [entry for entry in entries if entry.path not in problems], source)
 
     def _read(self, root: Path, entries: list[Entry], problems: dict[str, str]) -> ArraySource | FileSource:
-        """Read what can be read; with ``on_error="skip"`` the rest is added to `problems`, otherwise the first error is raised."""
+        """Read what can be read; the rest is added to `problems`, or raises, as `on_error` says."""
         note = problems if self.on_error == "skip" else None
         found = _read_each(root, [e for e in entries if e.path not in problems], read_channels, note)
-        channels = self.channels or max(found, default=1)
+        channels: int = self.channels or max(found, default=1)
 
         def decode(path: Path) -> Tensor:
             return read_image(path, channels=channels, size=self.image_size, fit=self.fit)
@@ -135,8 +136,10 @@ def _empty_captions(entries: list[Entry]) -> dict[str, str]:
     return {entry.path: f"{entry.path} has no caption" for entry in entries if not entry.text}
 
 
-def _read_each(root: Path, entries: list[Entry], read: Callable[[Path], Any], problems: dict[str, str] | None) -> list[Any]:
-    """Apply `read` to every file on threads (PIL gives the lock back while it decodes).
+def _read_each(
+    root: Path, entries: list[Entry], read: Callable[[Path], Any], problems: dict[str, str] | None
+) -> list[Any]:
+    """Apply `read` to every file, on threads: PIL gives the lock back while it decodes.
 
     Unreadable files are noted in `problems` and left out of the result, or raise where `problems` is None.
     """
@@ -165,5 +168,6 @@ def _contents(paths: list[Path]) -> list[Hashable]:
     sizes = [path.stat().st_size for path in paths]
     shared = Counter(sizes)
     return [
-        (size, zlib.crc32(path.read_bytes()) if shared[size] > 1 else 0) for path, size in zip(paths, sizes, strict=True)
+        (size, zlib.crc32(path.read_bytes()) if shared[size] > 1 else 0)
+        for path, size in zip(paths, sizes, strict=True)
     ]

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,11 +27,13 @@ def hold_out(
 
     Args:
         count: number of samples.
-        fraction: share of every class that is held out, in [0, 1), rounded; a class of two or more gives at least one sample to each
-            part unless the fraction is 0.
+        fraction: share of every class that is held out, in [0, 1), rounded; a class of two or more gives at least one
+            sample to each part unless the fraction is 0.
         seed: which hold-out.
-        labels: classes to stratify by (unlabelled samples count as one more class); None holds out of all samples alike.
-        groups: samples of one group, such as copies of one image, go to the same part, that of the group's first sample.
+        labels: classes to stratify by (unlabelled samples count as one more class); None holds out of all samples
+            alike.
+        groups: samples of one group, such as copies of one image, go to the same part, that of the group's first
+            sample.
 
     Returns:
         Positions of the training and of the test samples, ascending, disjoint, together all of them.
@@ -70,5 +71,4 @@ def image_digests(images: UInt8[Tensor, "n c h w"]) -> list[bytes]:
         >>> first == third, first == second
         (True, False)
     """
-    rows = np.ascontiguousarray(images.cpu().numpy()).reshape(len(images), -1)
-    return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
+    return [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images.cpu().numpy()]

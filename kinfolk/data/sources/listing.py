@@ -37,13 +37,15 @@ class Entry:
 def list_folder(root: Path) -> list[Entry]:
     """List a folder's images in the order of their relative paths.
 
-    Labels and captions come from ``metadata.csv`` or ``metadata.jsonl`` (one record a line) in the folder itself or in each part's
-    folder: ``file_name`` is relative to the metadata file; one of ``label``, ``class``, ``category`` names the class, one of
-    ``text``, ``caption`` is the caption, empty or null where unknown. Only files that the metadata name are used. Without metadata the
-    first folder on an image's path is its class, and images directly in the folder are unlabelled.
+    Labels and captions come from ``metadata.csv`` or ``metadata.jsonl`` (one record a line) in the folder itself or
+    in each part's
+    folder: ``file_name`` is relative to the metadata file; one of ``label``, ``class``, ``category`` names the class,
+        one of
+    ``text``, ``caption`` is the caption, empty or null where unknown. Only files that the metadata name are used.
+    Without metadata the first folder on an image's path is its class, and images directly in the folder are unlabelled.
 
-    When the folder has ``train`` beside ``test``, ``val``, ``valid`` or ``validation`` (the first of these that exists), these are
-    the two parts and everything outside is ignored.
+    When the folder has ``train`` beside ``test``, ``val``, ``valid`` or ``validation`` (the first of these that
+    exists), these are the two parts and everything outside is ignored.
 
     A file listed more than once keeps its first entry, with a warning.
 
@@ -70,8 +72,8 @@ def list_folder(root: Path) -> list[Entry]:
     kept = _without_repeats([entry for entry in entries if entry.part is not None or not parts], root)
     if not kept:
         raise ValueError(
-            f"{root} holds no images ({', '.join(sorted(_ENDINGS))}). Expected one subfolder per class, or metadata.csv or"
-            " metadata.jsonl with a file_name column."
+            f"{root} holds no images ({', '.join(sorted(_ENDINGS))}). Expected one subfolder per class, or"
+            " metadata.csv or metadata.jsonl with a file_name column."
         )
     return sorted(kept, key=lambda entry: entry.path)
 
@@ -141,7 +143,8 @@ def _without_repeats(entries: list[Entry], root: Path) -> list[Entry]:
             raise ValueError(f"{root}: {entry.path} is listed with two labels, {first.label!r} and {entry.label!r}")
     if repeats:
         warnings.warn(
-            f"{root}: {len(repeats)} repeated entries left out, the first of each file is kept: {', '.join(repeats[:5])}",
+            f"{root}: {len(repeats)} repeated entries left out, the first of each file is kept:"
+            f" {', '.join(repeats[:5])}",
             stacklevel=4,
         )
     return list(kept.values())

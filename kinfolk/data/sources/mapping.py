@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -18,21 +18,23 @@ if TYPE_CHECKING:
 class MappingSource(Source):
     """Wrap a data set whose samples are mappings with an image and whatever describes it.
 
-    The data set is read through once, to validate it and to learn its ids and labels; the images are kept in memory when they fit
-    `memory_limit_mb` and are read again on every fetch otherwise.
+    The data set is read through once, to validate it and to learn its ids and labels; the images are kept in memory
+    when they fit `memory_limit_mb` and are read again on every fetch otherwise.
 
     Args:
-        dataset: anything with ``len()`` and integer indexing that gives mappings, for example a `torch.utils.data.Dataset`, a list,
-            or a Hugging Face data set. ``"image"`` is a tensor, NumPy array or PIL image (see `to_uint8`), all of one size and number
-            of channels. Optional, and then in every sample: ``"id"`` (integer, unique; otherwise the position), ``"label"`` (integer,
-            -1 = unlabelled), ``"bias_label"``, ``"text"`` (str), ``"text_embedding"`` (1-d).
+        dataset: anything with ``len()`` and integer indexing that gives mappings, for example a
+            `torch.utils.data.Dataset`, a list, or a Hugging Face data set. ``"image"`` is a tensor, NumPy array or
+            PIL image (see `to_uint8`), all of one size and number of channels. Optional, and then in every sample:
+            ``"id"`` (integer, unique; otherwise the position), ``"label"`` (integer, -1 = unlabelled),
+            ``"bias_label"``, ``"text"`` (str), ``"text_embedding"`` (1-d).
         name: what the log calls the source.
         class_names: one name per class.
         keys: where the data set uses other keys, ``{"image": "img", "label": "fine_label"}``.
         memory_limit_mb: largest size of the images to keep in memory, in MiB.
 
     Raises:
-        ValueError: for an empty data set, a sample without an image, of another size than the first, or with other keys.
+        ValueError: for an empty data set, a sample without an image, of another size than the first, or with other
+            keys.
         TypeError: for samples that are no mappings, and values of a wrong type.
 
     Example:
@@ -51,7 +53,7 @@ class MappingSource(Source):
         memory_limit_mb: int = 2048,
     ) -> None:
         self.name, self.class_names = name, None if class_names is None else tuple(class_names)
-        self.dataset: Any = dataset
+        self.dataset = cast(Any, dataset)
         self.keys = _all_keys(keys)
         count = len(self.dataset)
         if count == 0:
@@ -99,7 +101,9 @@ class MappingSource(Source):
             if self.images is not None:
                 self.images[i] = image
             if [key for key in _KEYS[1:] if self.keys[key] in sample] != present:
-                raise ValueError(f"all samples must have the same keys: sample 0 has {present}, sample {i} {sorted(sample)}")
+                raise ValueError(
+                    f"all samples must have the same keys: sample 0 has {present}, sample {i} {sorted(sample)}"
+                )
             for key in present:
                 columns[key].append(_checked(sample[self.keys[key]], key, f"sample {i} of {self.name!r}"))
         return columns

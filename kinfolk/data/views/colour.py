@@ -78,7 +78,7 @@ def _planes(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _apply(matrix: Tensor, colours: Tensor) -> Tensor:
     batch, channels, height, width = colours.shape
-    return torch.bmm(matrix, colours.reshape(batch, channels, -1)).reshape(batch, channels, height, width)
+    return torch.bmm(matrix, colours.reshape(batch, channels, height * width)).reshape(colours.shape)
 
 
 def _mean_grey(colours: Tensor) -> Tensor:

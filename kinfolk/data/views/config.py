@@ -14,9 +14,9 @@ Range = tuple[float, float]
 class ViewsConfig:
     """The number of views and the strength of every augmentation; the default strengths leave the image as it is.
 
-    Geometry (one resampling): a crop, mirrored, turned, zoomed and shifted. Colour (one matrix per image), for RGB and the colours
-    of RGBA; grey images take brightness and contrast: factors are uniform in ``[1 - x, 1 + x]``. Then blur, then erasing. The alpha
-    channel of RGBA follows the geometry only.
+    Geometry (one resampling): a crop, mirrored, turned, zoomed and shifted. Colour (one matrix per image), for RGB
+    and the colours of RGBA; grey images take brightness and contrast: factors are uniform in ``[1 - x, 1 + x]``. Then
+    blur, then erasing. The alpha channel of RGBA follows the geometry only.
 
     Args:
         count: number of views of every image, at least 1.

@@ -40,10 +40,6 @@ class Draws:
         numbers = counter_uniform((seed, epoch, view), ids, count=len(_PLACES))
         self._numbers = dict(zip(_PLACES, numbers.unbind(1), strict=True))
 
-    def uniform(self, name: str) -> Float[Tensor, " b"]:
-        """Return the parameter's numbers in [0, 1)."""
-        return self._numbers[name]
-
     def between(self, name: str, low: float, high: float) -> Float[Tensor, " b"]:
         """Return the parameter's numbers, uniform between two bounds."""
         return self._numbers[name] * (high - low) + low
@@ -57,8 +53,9 @@ class Draws:
     ) -> tuple[Float[Tensor, " b"], ...]:
         """Draw a rectangle inside the image.
 
-        The area is uniform. The ratio of width to height in pixels is log-uniform among those with which a rectangle of that area
-        fits, so that no draw has to be rejected or cut and the area's distribution stays what the config says.
+        The area is uniform. The ratio of width to height in pixels is log-uniform among those with which a rectangle
+        of that area fits, so that no draw has to be rejected or cut and the area's distribution stays what the config
+        says.
 
         Args:
             name: which rectangle, ``"crop"`` or ``"erasing"``.

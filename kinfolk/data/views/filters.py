@@ -32,6 +32,8 @@ def gaussian_blur(
         >>> bool(torch.allclose(gaussian_blur(flat, torch.tensor([1.0]), max_sigma=2.0), flat))
         True
     """
+    if len(images) == 0:  # reflection refuses empty batches
+        return images
     batch, channels, height, width = images.shape
     rows = images.reshape(1, batch * channels, height, width)
     for axis, size in ((2, height), (3, width)):
@@ -71,9 +73,9 @@ def erase(
         centre_y: likewise, -1 at the top.
 
     Example:
-        >>> half, zero = torch.tensor([0.5]), torch.tensor([0.0])
-        >>> erase(torch.ones(1, 1, 2, 4), width=half, height=torch.ones(1), centre_x=zero, centre_y=zero)[0, 0, 0].tolist()
-        [1.0, 0.0, 0.0, 1.0]
+        >>> half, one, zero = torch.tensor([0.5]), torch.tensor([1.0]), torch.tensor([0.0])
+        >>> erase(torch.ones(1, 1, 2, 4), width=half, height=one, centre_x=zero, centre_y=zero)[0, 0].tolist()
+        [[1.0, 0.0, 0.0, 1.0], [1.0, 0.0, 0.0, 1.0]]
     """
     inside_x = _inside(images.shape[3], width, centre_x)
     inside_y = _inside(images.shape[2], height, centre_y)

@@ -54,8 +54,8 @@ def resample(
     Args:
         images: any range; what lies outside is filled as `padding` says.
         theta: from `window`.
-        size: height and width of the result. There is no low-pass filter: a window more than about twice as large as `size`
-            aliases.
+        size: height and width of the result. There is no low-pass filter: a window more than about twice as large as
+            `size` aliases.
         padding: `zeros`, `border` (the nearest pixel) or `reflection`.
 
     Example:

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 class ViewMaker:
     """Make the augmented views of a batch.
 
-    A view is a function of (seed, epoch, id, view number) alone: it does not depend on the batch, the place in it, the worker or the
-    rank. Every augmentation draws its own numbers, so changing one strength leaves the others' draws as they were.
+    A view is a function of (seed, epoch, id, view number) alone: it does not depend on the batch, the place in it,
+    the worker or the rank (blur's convolution may round differently with the batch). Every augmentation draws its own
+    numbers, so changing one strength leaves the others'
+    draws as they were.
 
     Args:
         config: number of views and strengths.
@@ -73,8 +75,9 @@ class ViewMaker:
             colours = _blur(colours, draws, config)
         if config.erasing > 0:
             colours = _erase(colours, draws, config)
-        result = torch.cat([colours, alpha], dim=1) if alpha.shape[1] else colours
-        return result.clone() if result is images else result
+        if alpha.shape[1] > 0:
+            return torch.cat([colours, alpha], dim=1)
+        return colours.clone() if colours.data_ptr() == images.data_ptr() else colours  # views never share memory
 
 
 def to_float(images: UInt8[Tensor, "b c h w"], *, size: tuple[int, int] | None = None) -> Float[Tensor, "b c h w"]:

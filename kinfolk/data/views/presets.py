@@ -8,7 +8,8 @@ from kinfolk.data.views.config import ViewsConfig
 def simclr_views(*, count: int = 2, size: tuple[int, int] | None = None) -> ViewsConfig:
     """Views for small natural photographs, as SimCLR takes them on CIFAR: crop, flip, colour, grey, no blur.
 
-    Reference: Chen, Kornblith, Norouzi, Hinton (2020), A simple framework for contrastive learning of visual representations.
+    Reference: Chen, Kornblith, Norouzi, Hinton (2020), A simple framework for contrastive learning of visual
+        representations.
 
     Example:
         >>> simclr_views().crop_scale
@@ -59,13 +60,12 @@ def digits_views(*, count: int = 2) -> ViewsConfig:
         >>> digits_views().flip
         0.0
     """
-    return ViewsConfig(
-        count=count, zoom=(0.6, 1.3), rotation=20, shift=0.2, erasing=0.5, erasing_area=(0.02, 0.15)
-    )
+    return ViewsConfig(count=count, zoom=(0.6, 1.3), rotation=20, shift=0.2, erasing=0.5, erasing_area=(0.02, 0.15))
 
 
 def fashion_views(*, count: int = 2) -> ViewsConfig:
-    """Views for centred grey pictures of things, such as Fashion-MNIST: crop, flip, brightness and contrast, little erasing.
+    """Views for centred grey pictures of things, such as Fashion-MNIST: crop, flip, brightness and contrast, little
+    erasing.
 
     Example:
         >>> fashion_views().crop_scale
@@ -85,7 +85,8 @@ def fashion_views(*, count: int = 2) -> ViewsConfig:
 
 
 def drawing_views(*, count: int = 2, size: tuple[int, int] | None = None) -> ViewsConfig:
-    """Views for drawings on a transparent or plain ground, such as emoji and icons: colours carry meaning, so hue hardly moves.
+    """Views for drawings on a transparent or plain ground, such as emoji and icons: colours carry meaning, so hue
+    hardly moves.
 
     Example:
         >>> drawing_views().hue

@@ -45,7 +45,7 @@ def logsumexp_and_kernel_attraction(
     constant = not (u.requires_grad or v.requires_grad)
     masks_symmetric = all(m is None or m.symmetric for m in (mask, target_mask))
     if x is y and u is v and constant and masks_symmetric:
-        shift = safe_shift(x.detach(), y.detach(), float(scale), mask)
+        shift = safe_shift(x.detach(), y.detach(), float(scale.detach()), mask)
         relation_shift = safe_shift(u, v, relation_scale, None)
         if shift is not None and relation_shift is not None:
             return _SymmetricKernel.apply(x, scale, u, relation_scale, mask, target_mask, shift, relation_shift)
@@ -80,21 +80,22 @@ class _RowKernel(torch.autograd.Function):
         for rows, columns in tiles(x.shape[0], y.shape[0]):
             s = score(rows, columns)
             relations = _relations(relate, target_mask, rows, columns)
-            target.add(rows, target.exponentials_(rows, relations).to(s), s)
+            target.add(rows, target.exponentials_(rows, relations), s)
             add_mask_(s, mask, rows, columns)
             partition.add(rows, partition.exponentials_(rows, s))
         lse, pull = partition.logsumexp(), target.mean()
-        ctx.save_for_backward(x, y, u, v, scale, lse, pull, target.logsumexp())
+        ctx.save_for_backward(x, y, u, v, scale, lse, pull, *target.shift_and_total())
         ctx.mask, ctx.target_mask, ctx.relation_scale = mask, target_mask, relation_scale
         return lse, pull
 
     @staticmethod
     @closed_form
     def backward(ctx: Any, g: Tensor, h: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, u, v, scale, lse, pull, normaliser = ctx.saved_tensors
+        x, y, u, v, scale, lse, pull, relation_shift, total = ctx.saved_tensors
         need_x, need_y, need_u, need_v, need_scale, need_bias, *_ = ctx.needs_input_grad
         score, relate = TileScores(x, y, float(scale)), TileScores(u, v, ctx.relation_scale)
-        lse, normaliser = unreachable(lse), unreachable(normaliser)
+        lse, relation_shift = unreachable(lse), unreachable(relation_shift)
+        share = (h / total).masked_fill(total == 0, 0.0)  # apart from the shift: at tau_s = 1e-5 a sum would lose it
         dx = torch.zeros_like(x) if need_x or need_scale else None
         dy = torch.zeros_like(y) if need_y else None
         du = torch.zeros_like(u) if need_u else None
@@ -104,7 +105,7 @@ class _RowKernel(torch.autograd.Function):
             here, there = slice(*rows), slice(*columns)
             s = score(rows, columns)
             target = _relations(relate, ctx.target_mask, rows, columns)
-            target = target.sub_(normaliser[here, None]).exp_().to(s).mul_(h[here, None])
+            target = target.sub_(relation_shift[here, None]).exp_().mul_(share[here, None])
             if du is not None or dv is not None:
                 slope = target * (s - pull[here, None])
                 if du is not None:
@@ -153,7 +154,7 @@ class _SymmetricKernel(torch.autograd.Function):
         partition, target = RunningSoftmax(len(x), x, shift), RunningSoftmax(len(x), x, relation_shift, weighted=True)
         for rows, columns in triangle(len(x)):
             s = score(rows, columns)
-            kernel = target.exponentials_(rows, _relations(relate, target_mask, rows, columns)).to(s)
+            kernel = target.exponentials_(rows, _relations(relate, target_mask, rows, columns))
             target.add(rows, kernel, s)
             if rows != columns:
                 target.add(columns, kernel.T, s.T)
@@ -178,7 +179,7 @@ class _SymmetricKernel(torch.autograd.Function):
         dx = torch.zeros_like(x)
         for rows, columns in triangle(len(x)):
             here, there = slice(*rows), slice(*columns)
-            kernel = _relations(relate, target_mask, rows, columns).sub_(relation_shift).exp_().to(x)
+            kernel = _relations(relate, target_mask, rows, columns).sub_(relation_shift).exp_()
             kernel.mul_(pull[here, None] + pull[None, there])
             s = score(rows, columns)
             add_mask_(s, mask, rows, columns)

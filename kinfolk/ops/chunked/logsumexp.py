@@ -28,7 +28,7 @@ from kinfolk.ops.masks import PairMask
 def row_logsumexp(x: Tensor, y: Tensor, *, scale: Tensor, mask: PairMask | None) -> Tensor:
     """``lse_j(s_ij + b_ij)`` over the kept columns; -inf with zero gradient where nothing is kept."""
     if x is y and (mask is None or mask.symmetric):
-        shift = safe_shift(x.detach(), y.detach(), float(scale), mask)
+        shift = safe_shift(x.detach(), y.detach(), float(scale.detach()), mask)
         if shift is not None:
             return _SymmetricLogsumexp.apply(x, scale, mask, shift)
     bias = None if mask is None else mask.column_bias

@@ -6,6 +6,7 @@ Time O(n m d), memory O((n + m) d) and one tile. With upstream gradient g:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from kinfolk.ops.chunked.tiles import TileScores, closed_form, tiles
 from kinfolk.ops.masks import PairMask, Span
 from kinfolk.ops.reference import ELEMENTWISE
 
-_DERIVATIVE = {
+_DERIVATIVE: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": torch.ones_like,
     "softplus": torch.sigmoid,
     "square": lambda s: 2 * s,

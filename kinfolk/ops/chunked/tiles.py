@@ -90,7 +90,8 @@ def safe_shift(x: Tensor, y: Tensor, scale: float, mask: PairMask | None) -> flo
     bound = abs(scale) * float(torch.linalg.vector_norm(x, dim=1).max() * torch.linalg.vector_norm(y, dim=1).max())
     low = high = 0.0
     if mask is not None and mask.column_bias is not None:
-        low, high = float(mask.column_bias.min()), float(mask.column_bias.max())
+        bias = mask.column_bias.detach()
+        low, high = float(bias.min()), float(bias.max())
     for _, value in mask.equal_bias if mask is not None else ():
         low, high = low + min(value, 0.0), high + max(value, 0.0)
     return bound + high if 2 * bound + (high - low) < _SAFE_EXPONENT else None
@@ -135,6 +136,10 @@ class RunningSoftmax:
         """Return the logsumexp of every row; -inf where nothing was kept."""
         return self.total.log() + (self.maximum if self.shift is None else self.shift)
 
+    def shift_and_total(self) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+        """Return what exponentials were taken against and their sum; the shift of an empty row may be -inf."""
+        return (self.maximum if self.shift is None else torch.full_like(self.total, self.shift)), self.total
+
     def mean(self) -> Float[Tensor, " n"]:
         """Return the weighted mean of every row; 0 where nothing was kept."""
         assert self.weighted is not None
@@ -148,7 +153,7 @@ def unreachable(lse: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
 
 def full_precision(like: Tensor) -> AbstractContextManager[None]:
     """Switch autocast off: sums of exponentials need at least float32."""
-    return torch.autocast(like.device.type, enabled=False)  # type: ignore[return-value]
+    return torch.autocast(like.device.type, enabled=False)
 
 
 class _Refusal(torch.autograd.Function):

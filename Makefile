@@ -1,0 +1,45 @@
+# Every target sets up what it needs in $(VENV) with nothing but Python >= 3.11; a prepared environment is used again.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.kinfolk-installed
+RUN ?= runs/demo
+
+.PHONY: setup demo test check bench docs clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo   train an encoder on real images without labels, evaluate it, write its report (about a minute)"
+	@echo "make test   run all tests with coverage        make check   formatting, lint, types"
+	@echo "make bench  time the losses                    make docs    build the documentation    make setup   install only"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "kinfolk needs Python 3.11 or newer; found `$(PYTHON) --version`. Try make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[train,dev]"
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/kinfolk train simclr-digits-moved --out $(RUN) --overwrite
+
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --doctest-modules --cov --cov-report= kinfolk tests
+	$(BIN)/python -m coverage report --skip-covered --include='kinfolk/ops/*,kinfolk/graphs/*,kinfolk/losses/*' --fail-under=95
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy kinfolk benchmarks
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks losses
+
+docs: $(STAMP)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache
