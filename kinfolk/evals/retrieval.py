@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 class Retrieval(Evaluator):
     """R@k and mean average precision of the test set against itself, by cosine, the query left out.
 
-    R@k is the share of queries with one of their class among the k nearest, ties to the lower id. Average precision treats equal cosines as
-    one rank with one precision, so that a collapsed encoder scores the class's share and the order of the rows decides
-    nothing. A query whose class has no other test row can find nothing: it is left out, and the record counts such
-    queries.
+    R@k is the share of queries with one of their class among the k nearest, ties to the lower id. Average precision
+    treats equal cosines as one rank with one precision, so that a collapsed encoder scores the class's share and the
+    order of the rows decides nothing. A query whose class has no other test row can find nothing: it is left out, and
+    the record counts such queries.
 
     Args:
         recall_at: the k of R@k, each at least 1.

@@ -62,7 +62,8 @@ def cacr(
         )
         valid = torch.ones_like(pull, dtype=torch.bool)
         if repeated is not None:
-            valid = (repeated[:, None] != repeated[None, :]).any(1) | (repeated == -1)
+            _, sample, count = torch.unique(repeated, return_inverse=True, return_counts=True)
+            valid = (count[sample] < len(repeated)) | (repeated == -1)
         values = alpha * pull - beta * push.mean(0)
         return values.where(valid, torch.zeros_like(values)), valid
 

@@ -42,7 +42,7 @@ def kept_and_bias(
     return keep, None if bias is None else bias.to(s)
 
 
-def masked_logsumexp(logits: Float[Tensor, "n m"], keep: Bool[Tensor, "n m"], dim: int) -> Float[Tensor, " n"]:
+def masked_logsumexp(logits: Float[Tensor, "n m"], keep: Bool[Tensor, "n m"], dim: int) -> Float[Tensor, " kept"]:
     """Return the logsumexp of the kept logits; -inf with zero gradient where nothing is kept."""
     some = keep.any(dim)
     safe = logits.masked_fill(~keep, -torch.inf).where(some.unsqueeze(dim), torch.zeros_like(logits))

@@ -50,7 +50,7 @@ def draw_bars(
                 _draw_bar(axes, float(x), bar, width=width * 0.9, colour=colour)
         axes.bar([0], [0], color=colour, label=encoder)
     if chance is not None:
-        axes.axhline(chance, color=MUTED, linestyle=":", linewidth=1)
+        axes.axhline(chance, color=MUTED, linestyle=":", linewidth=1, label="chance")
     axes.set_xticks(range(len(groups)), labels=groups)
     axes.tick_params(axis="x", length=0)
     axes.set(xlim=(-0.5, max(len(groups) - 0.5, 0.5)), ylim=(0, 1.02))

@@ -215,7 +215,7 @@ def draw_panel(
     shown = spread_out(points, side=0.85 * side, seed=seed)
     rest = np.setdiff1d(np.arange(len(points)), shown)
     axes.scatter(
-        points[rest, 0], points[rest, 1], s=3.5, c=[colours[i] for i in rest], alpha=0.55, linewidths=0, zorder=1
+        points[rest, 0], points[rest, 1], s=100 * side, c=[colours[i] for i in rest], alpha=0.55, linewidths=0, zorder=1
     )
     for index in shown:
         x, y = points[index]

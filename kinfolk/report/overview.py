@@ -90,7 +90,7 @@ def draw_overview(
             draw_panel(axes, to_numpy(places), pixels, grey=images.shape[1] == 1, labels=classes, seed=seed, side=side)
         left = 2 * (_SIDE + 0.1) + 0.5
         axes = figure.add_axes(
-            (left / WIDTH, 0.62 / height, (WIDTH - left - 0.08) / WIDTH, (_SIDE + _BOTTOM - 0.62) / height)
+            (left / WIDTH, 0.78 / height, (WIDTH - left - 0.08) / WIDTH, (_SIDE + _BOTTOM - 0.78) / height)
         )
         axes.set_title("accuracy in %\nfrom few labels" if groups else "accuracy", x=-0.13)
         if groups:

@@ -141,7 +141,11 @@ def _mark_classes(axes: Axes, labels: np.ndarray, class_names: Sequence[str] | N
         axes.axhline(start - 0.5, color=MUTED, linewidth=0.35)
         axes.axvline(start - 0.5, color=MUTED, linewidth=0.35)
     if named and len(starts) <= _MOST_NAMES:
-        wide = ends - starts >= 0.04 * len(labels)  # a name is as high as that; narrower classes go without
-        names = [class_title(int(labels[start]), class_names, longest=11) for start in starts[wide]]
-        axes.set_yticks((starts + ends - 1)[wide] / 2, labels=names)
+        centres = (starts + ends - 1) / 2
+        shown: list[int] = []
+        for place, centre in enumerate(centres):  # a name is 4 % of the side high; it goes where there is room
+            if not shown or centre - centres[shown[-1]] >= 0.042 * len(labels):
+                shown.append(place)
+        names = [class_title(int(labels[starts[place]]), class_names, longest=11) for place in shown]
+        axes.set_yticks(centres[shown], labels=names)
         axes.tick_params(length=0, labelsize=8, pad=2)
