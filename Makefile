@@ -26,7 +26,7 @@ demo: $(STAMP)
 	$(BIN)/kinfolk train simclr-digits-moved --out $(RUN) --overwrite
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --doctest-modules --cov --cov-report= kinfolk tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --doctest-modules --doctest-glob='*.md' --cov --cov-report= kinfolk tests docs README.md
 	$(BIN)/python -m coverage report --skip-covered --include='kinfolk/ops/*,kinfolk/graphs/*,kinfolk/losses/*' --fail-under=95
 
 check: $(STAMP)

@@ -19,6 +19,7 @@ from kinfolk.train import Run, load_encoder
 
 if TYPE_CHECKING:
     from jaxtyping import Int, Num
+    from matplotlib.axes import Axes
 
 _SIDE, _TOP, _BOTTOM = 3.05, 0.5, 0.1
 
@@ -88,17 +89,32 @@ def draw_overview(
             axes = figure.add_axes((left / WIDTH, _BOTTOM / height, _SIDE / WIDTH, _SIDE / height))
             axes.set_title(title)
             draw_panel(axes, to_numpy(places), pixels, grey=images.shape[1] == 1, labels=classes, seed=seed, side=side)
-        left = 2 * (_SIDE + 0.1) + 0.5
+        left, floor = 2 * (_SIDE + 0.1) + 0.5, 0.84
         axes = figure.add_axes(
-            (left / WIDTH, 0.78 / height, (WIDTH - left - 0.08) / WIDTH, (_SIDE + _BOTTOM - 0.78) / height)
+            (left / WIDTH, floor / height, (WIDTH - left - 0.08) / WIDTH, (_SIDE + _BOTTOM - floor) / height)
         )
-        axes.set_title("accuracy in %\nfrom few labels" if groups else "accuracy", x=-0.13)
-        if groups:
-            chance = None if classes is None else 1 / max(len(np.unique(classes[classes >= 0])), 1)
-            draw_bars(axes, groups, bars, chance=chance)
-            figure.legend(*axes.get_legend_handles_labels(), ncols=2, frameon=False, handlelength=1, borderaxespad=0.2,
-                          loc="lower right", bbox_to_anchor=(1, 0))  # fmt: skip
-        else:
-            axes.axis("off")
-            axes.text(0.5, 0.5, "not evaluated with labels", ha="center", color=MUTED, transform=axes.transAxes)
+        _draw_accuracy(axes, groups, bars, classes)
     return Path(path)
+
+
+def _draw_accuracy(
+    axes: Axes, groups: Sequence[str], bars: Mapping[str, Sequence[Bar | None]], labels: np.ndarray | None
+) -> None:
+    if not groups:
+        axes.axis("off")
+        axes.text(0.5, 0.5, "not evaluated with labels", ha="center", color=MUTED, transform=axes.transAxes)
+        return
+    axes.set_title("accuracy in %\nfrom few labels", x=-0.13)
+    chance = None if labels is None else 1 / max(len(np.unique(labels[labels >= 0])), 1)
+    draw_bars(axes, groups, bars, chance=chance)
+    handles, names = axes.get_legend_handles_labels()
+    first = int(chance is not None)  # the line comes first, and chance should come last
+    axes.legend(
+        handles[first:] + handles[:first],
+        names[first:] + names[:first],
+        ncols=2,
+        frameon=False,
+        handlelength=1,
+        loc="upper right",
+        bbox_to_anchor=(1, -0.08),
+    )

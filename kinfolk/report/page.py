@@ -99,7 +99,7 @@ def evaluation_html(rows: Sequence[Row]) -> str:
 
 _TABLE_CAPTION = (
     "★ best of its row. ↑ higher is better, ↓ lower is better; rows without an arrow are diagnostics. "
-    "± is half the 95 % interval of the mean over seeded draws."
+    "± is half the 95 % interval of the mean over seeded draws; where intervals overlap, the order may be chance."
 )
 
 

@@ -30,7 +30,8 @@ class Comparison:
 
     Args:
         name: what the target is.
-        target: `[n, n]`, rows normalised, zero diagonal.
+        target: `[n, n]`, the graph's weights relative to the largest, zero diagonal. Rows are not normalised, since
+            ranks are compared across rows and a small class would outweigh a large one.
         learnt: who -> cosines `[n, n]`.
         labels: `[n]` of the rows, or None.
     """
@@ -75,11 +76,9 @@ def compare_with_target(
     else:
         images = to_float(sample.images[places])
     name, graph = found
-    others = ~torch.eye(len(places), dtype=torch.bool)
-    target = graph.row_normalised(others).to_dense().detach().numpy()
     with torch.no_grad():
         learnt = {who: _cosines(module(images)) for who, module in modules.items()}
-    return Comparison(name, target, learnt, None if sample.labels is None else sample.labels[places])
+    return Comparison(name, _weights(graph), learnt, None if sample.labels is None else sample.labels[places])
 
 
 def _graph(
@@ -87,7 +86,7 @@ def _graph(
 ) -> tuple[str, SimilarityGraph] | None:
     if config.relation is not None:
         relation = _relation_over_test(config, splits)
-        return f"the run's relation ({config.relation.kind})", relation.for_batch(sample.ids[places], 1)
+        return f"{config.relation.kind} relation", relation.for_batch(sample.ids[places], 1)
     if isinstance(config.method, XCLRConfig) and sample.text_embedding is not None:
         side = sample.text_embedding[places].float()
         return "similar texts", KernelGraph(side, temperature=config.method.graph_temperature)
@@ -110,6 +109,13 @@ def _pairs_of_views(
     """Two views of every image, side by side, and which image each row shows."""
     views = ViewMaker(config.views, seed=seed)(sample.images[places], sample.ids[places], epoch=0)[:2]
     return torch.stack(views, dim=1).flatten(0, 1), np.repeat(places, len(views))
+
+
+@torch.no_grad()
+def _weights(graph: SimilarityGraph) -> Float[np.ndarray, "n n"]:
+    n, m = graph.shape
+    logs = graph.log_weights((0, n), (0, m)).double().clone().fill_diagonal_(-torch.inf)
+    return (logs - logs.max().clamp(min=torch.finfo(logs.dtype).min)).exp().numpy()
 
 
 def _cosines(features: Tensor) -> Float[np.ndarray, "n n"]:

@@ -49,7 +49,7 @@ def summary_section(material: Material) -> Section:
         "encoder": brief(config.encoder),
         "optimizer": brief(config.optimizer),
         "steps": f"{steps:,} of batch size {config.batch_size} ({config.epochs} epochs planned)",
-        "image views": f"{views:,} ({config.views.count} of an image per step)",
+        "image views": f"{views:,} ({config.views.count} per image and epoch)",
         "labels in pretraining": labels_used(config),
         "training time": "not recorded" if seconds is None else duration(float(seconds)),
         "device": f"{start.get('device', 'not recorded')}, {start.get('precision', config.precision)}",
