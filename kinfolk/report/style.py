@@ -124,8 +124,8 @@ def to_rgb(images: Num[Array, "n c h w"]) -> Float[np.ndarray, "n h w 3"]:
         ValueError: any other shape or number of channels.
 
     Example:
-        >>> to_rgb(np.full((1, 1, 2, 2), 255, dtype=np.uint8)).max()
-        1.0
+        >>> to_rgb(np.full((1, 1, 1, 1), 255, dtype=np.uint8)).tolist()
+        [[[[1.0, 1.0, 1.0]]]]
     """
     pixels = to_numpy(images)
     if pixels.ndim != 4 or pixels.shape[1] not in (1, 3, 4):

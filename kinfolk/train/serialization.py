@@ -93,7 +93,7 @@ def _decode(expected: Any, data: Any, path: str) -> Any:
 def _decode_union(members: tuple[Any, ...], data: Any, path: str) -> Any:
     if data is None and type(None) in members:
         return None
-    configs = {member.kind: member for member in members if dataclasses.is_dataclass(member)}
+    configs: dict[str, Any] = {vars(member)["kind"]: member for member in members if dataclasses.is_dataclass(member)}
     if configs:
         return _decode_dataclass(_member(configs, data, path), data, path)
     errors = []

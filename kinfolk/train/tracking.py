@@ -95,7 +95,9 @@ class Progress:
     def __init__(self, *, total_steps: int, done: int = 0, enabled: bool = True, every_seconds: float = 5.0) -> None:
         self._total, self._done, self._enabled = total_steps, done, enabled
         self._every, self._begun, self._shown = every_seconds, time.perf_counter(), -float("inf")
-        self._bar, self._task = self._open_bar() if enabled and sys.stderr.isatty() else (None, None)
+        self._bar: Any = None
+        if enabled and sys.stderr.isatty():
+            self._bar, self._task = self._open_bar()
 
     def _open_bar(self) -> tuple[Any, Any]:
         from rich.console import Console

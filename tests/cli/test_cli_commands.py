@@ -41,7 +41,9 @@ def test_one_command_trains_evaluates_and_reports(trained: tuple[Path, subproces
     assert any(line.startswith("linear probe") for line in lines)
     assert lines[-2] == f"run     {Path('runs') / run.name}"
     assert lines[-1].startswith("report  ")
-    assert (run.parent.parent / lines[-1].removeprefix("report").strip()).read_text().startswith("<!doctype html>")
+    assert (
+        (run.parent.parent / lines[-1].removeprefix("report").strip()).read_text().lower().startswith("<!doctype html>")
+    )
     assert "step 8/8" in done.stderr
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr
@@ -94,7 +96,12 @@ def test_a_config_file_and_other_data(trained, tmp_path: Path) -> None:
 
 
 def test_help_is_fast_and_imports_no_torch() -> None:
-    code = "import sys; from kinfolk.cli import main; main(['--help']); assert not {'torch', 'tyro', 'numpy'} & set(sys.modules)"
+    code = """
+import sys
+from kinfolk.cli import main
+main(["--help"])
+assert not {"torch", "tyro", "numpy"} & set(sys.modules)
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=_ENVIRONMENT, check=False)
     assert done.returncode == 0, done.stderr
     for command in ("train", "eval", "embed", "report", "data", "doctor"):
@@ -182,7 +189,12 @@ def test_inspect_says_what_a_source_holds(capsys) -> None:
     [("tyro", "train simclr-digits"), ("safetensors", "eval x"), ("accelerate", "train simclr-digits --out x")],
 )
 def test_a_missing_extra_is_named(missing: str, command: str, tmp_path: Path) -> None:
-    code = f"import sys; sys.modules[{missing!r}] = None; from kinfolk.cli import main; sys.exit(main({command.split()!r}))"
+    code = f"""
+import sys
+sys.modules[{missing!r}] = None
+from kinfolk.cli import main
+sys.exit(main({command.split()!r}))
+"""
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=_ENVIRONMENT, cwd=tmp_path, check=False
     )

@@ -54,11 +54,13 @@ for graph in kinds:
     "losses": """
 ids = torch.tensor([0, 1, 2, 2, 3])
 losses.NTXentLoss()(x, z, ids=ids), losses.DCLLoss(sigma=0.5)(x, z, ids=ids), losses.CLIPLoss()(x, z, 10.0, ids=ids)
-losses.InfoNCELoss()(x, z, y, exclude=(labels, key_labels)), losses.InfoNCELoss()(x, z, y, exclude=torch.rand(n, m) > 0.5)
+for exclude in ((labels, key_labels), torch.rand(n, m) > 0.5):
+    losses.InfoNCELoss()(x, z, y, exclude=exclude)
 for form in ("out", "in"):
     losses.SupConLoss(form=form)(x, labels, ids=ids)
 losses.XSampleLoss()(x, torch.randn(n, 4)), losses.XSampleLoss()(x, graphs.LabelGraph(labels))
-losses.GraphContrastiveLoss()(x, y, torch.rand(n, m)), losses.CACRLoss()([x, z, x], ids=ids), losses.CACRLoss().weights([x, z])
+losses.GraphContrastiveLoss()(x, y, torch.rand(n, m))
+losses.CACRLoss()([x, z, x], ids=ids), losses.CACRLoss().weights([x, z])
 """,
 }
 
