@@ -186,7 +186,7 @@ def test_inspect_says_what_a_source_holds(capsys) -> None:
 
 @pytest.mark.parametrize(
     ("missing", "command"),
-    [("tyro", "train simclr-digits"), ("safetensors", "eval x"), ("accelerate", "train simclr-digits --out x")],
+    [("tyro", "train simclr-digits"), ("accelerate", "train simclr-digits --out x")],
 )
 def test_a_missing_extra_is_named(missing: str, command: str, tmp_path: Path) -> None:
     code = f"""

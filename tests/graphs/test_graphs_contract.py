@@ -117,6 +117,30 @@ def test_plain_tensor_is_a_part_of_a_mixture() -> None:
     assert mixed.row_normalised().to_dense().tolist() == [[1, 0], [0, 1]]
 
 
+def test_sparse_graph_by_sample_id() -> None:
+    """Edges name ids; an id that the columns hold twice is reached twice, one that they do not hold drops out."""
+    by_id = SparseGraph(torch.tensor([0, 2, 3]), torch.tensor([40, 7, 9]), torch.tensor([1.0, 2.0, 5.0]))
+    found = by_id.resolve(torch.tensor([7, 40, 8, 40, -1]))
+    assert found.to_dense().tolist() == [[2, 1, 0, 1, 0], [0, 0, 0, 0, 0]]
+    assert found.row_normalised().has_target.tolist() == [True, False]
+    assert "id" in repr(by_id)
+    with pytest.raises(ValueError, match="ids"):
+        by_id.row_normalised()
+
+
+def test_parallel_edges_add_up() -> None:
+    graph = SparseGraph(torch.tensor([0, 3]), torch.tensor([1, 0, 1]), torch.tensor([1.0, 2.0, 3.0]), m=2)
+    assert graph.to_dense().tolist() == [[2, 4]]
+    pull = graph.attraction(torch.ones(1, 1), torch.tensor([[3.0], [6.0]]), scale=1.0)
+    assert pull.item() == pytest.approx(5.0)
+
+
+def test_mixture_resolves_its_parts() -> None:
+    by_id = SparseGraph(torch.tensor([0, 1, 2]), torch.tensor([8, 7]))
+    mixed = MixtureGraph([by_id, PairGraph(2)], [1.0, 1.0]).resolve(torch.tensor([7, 8]))
+    assert mixed.row_normalised().to_dense().tolist() == [[0.5, 0.5], [0.5, 0.5]]
+
+
 BAD_VALUES = {
     "label below -1": lambda: LabelGraph(torch.tensor([0, -2])),
     "class label beyond the table": lambda: ClassGraph(torch.tensor([0, 3]), torch.ones(3, 3)),

@@ -1,7 +1,8 @@
 """The pairwise primitives as double loops in float64, and the mask forms as Python predicates on one pair of indices.
 
 Scalars are float64 tensors, so autograd gives the definition's own gradient. A row that keeps nothing has no terms: -inf for
-a logsumexp, 0 for a sum or a mean, and no gradient.
+a logsumexp, 0 for a sum or a mean, and no gradient. A bias is added to a pair's logit: of a logsumexp, of the weights of a mean,
+of the argument of a sum's function, of a top-k's product.
 """
 
 from __future__ import annotations
@@ -104,7 +105,8 @@ def row_softmax_mean(
         if not terms:
             values.append(torch.zeros((), dtype=torch.float64))
             continue
-        weights = torch.softmax(weight_scale * torch.stack(terms), 0)
+        bias = 0.0 if kept.bias is None else kept.bias[i, kept.columns(i)]
+        weights = torch.softmax(weight_scale * torch.stack(terms) + bias, 0)
         values.append(_sum([w * t for w, t in zip(weights.detach() if detach_weights else weights, terms, strict=True)]))
     return torch.stack(values)
 
@@ -121,7 +123,7 @@ def row_sum(
 ) -> Tensor:
     s = scores(x, y, scale, normalize=normalize)
     shift = torch.zeros(len(x), dtype=torch.float64) if row_shift is None else row_shift
-    return torch.stack([_sum([FUNCTIONS[fn](s[i][j] - shift[i]) for j in kept.columns(i)]) for i in range(len(x))])
+    return torch.stack([_sum([FUNCTIONS[fn](_biased(s, kept, i, j) - shift[i]) for j in kept.columns(i)]) for i in range(len(x))])
 
 
 def row_topk(
@@ -132,9 +134,9 @@ def row_topk(
     values = torch.full((len(x), k), sign * math.inf, dtype=torch.float64)
     indices = torch.full((len(x), k), -1)
     for i in range(len(x)):
-        ranked = sorted(kept.columns(i), key=lambda j: sign * float(s[i][j]))[:k]
-        for place, j in enumerate(ranked):
-            values[i, place], indices[i, place] = s[i][j].detach(), j
+        logits = {j: float(_biased(s, kept, i, j)) for j in kept.columns(i)}
+        for place, j in enumerate(sorted(logits, key=lambda j, row=logits: sign * row[j])[:k]):  # type: ignore[misc]
+            values[i, place], indices[i, place] = logits[j], j
     return values, indices
 
 

@@ -91,3 +91,27 @@ def test_from_dense_wants_bool() -> None:
 def test_column_index_outside_the_columns_is_refused() -> None:
     with pytest.raises(ValueError, match="3"):
         PairMask.exclude_columns(torch.tensor([[0], [3]]), 3)
+
+
+def test_bad_shapes_are_refused() -> None:
+    ids = torch.tensor([0, 1])
+    with pytest.raises(ValueError, match=r"\(2, 1\)"):
+        PairMask.exclude(ids[:, None], ids)
+    with pytest.raises(TypeError, match="tensor"):
+        PairMask.exclude([0, 1], ids)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"(?s)2.*3"):
+        PairMask.only(ids, ids, or_ids=(torch.arange(3), ids))
+    with pytest.raises(ValueError, match=r"\(2,\)"):
+        PairMask.exclude_columns(ids, 3)
+    with pytest.raises(ValueError, match=r"\(2, 2\)"):
+        PairMask.bias(torch.zeros(2, 2))
+    with pytest.raises(ValueError, match=r"\(2,\)"):
+        PairMask.from_dense(torch.ones(2, dtype=torch.bool))
+
+
+def test_bias_without_a_number_of_rows_fits_any_and_says_so() -> None:
+    mask = PairMask.bias(torch.zeros(3))
+    assert "any x 3" in repr(mask)
+    assert (mask & PairMask.exclude_self(2, 3)).to_dense().shape == (2, 3)
+    with pytest.raises(ValueError, match="rows"):
+        mask.to_dense()

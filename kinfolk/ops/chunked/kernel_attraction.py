@@ -80,7 +80,8 @@ class _RowKernel(torch.autograd.Function):
         for rows, columns in tiles(x.shape[0], y.shape[0]):
             s = score(rows, columns)
             relations = _relations(relate, target_mask, rows, columns)
-            target.add(rows, target.exponentials_(rows, relations), s)
+            kernel = target.exponentials_(rows, relations)
+            target.add(rows, kernel, kernel * s)
             add_mask_(s, mask, rows, columns)
             partition.add(rows, partition.exponentials_(rows, s))
         lse, pull = partition.logsumexp(), target.mean()
@@ -155,9 +156,10 @@ class _SymmetricKernel(torch.autograd.Function):
         for rows, columns in triangle(len(x)):
             s = score(rows, columns)
             kernel = target.exponentials_(rows, _relations(relate, target_mask, rows, columns))
-            target.add(rows, kernel, s)
+            products = kernel * s
+            target.add(rows, kernel, products)
             if rows != columns:
-                target.add(columns, kernel.T, s.T)
+                target.add(columns, kernel.T, products.T)
             add_mask_(s, mask, rows, columns)
             exponentials = partition.exponentials_(rows, s)
             partition.add(rows, exponentials)

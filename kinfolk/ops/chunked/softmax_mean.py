@@ -41,7 +41,8 @@ class _SoftmaxMean(torch.autograd.Function):
             s = score(rows, columns)
             logits = s * weight_scale
             add_mask_(logits, mask, rows, columns)
-            running.add(rows, running.exponentials_(rows, logits), s)
+            weights = running.exponentials_(rows, logits)
+            running.add(rows, weights, s.mul_(weights))
         lse, mean = running.logsumexp(), running.mean()
         ctx.save_for_backward(x, y, scale, lse, mean)
         ctx.mask, ctx.weight_scale, ctx.detach_weights = mask, weight_scale, detach_weights

@@ -125,12 +125,12 @@ class RunningSoftmax:
             self.weighted[here] *= rescale
         return logits.sub_(against.unsqueeze(1)).exp_()
 
-    def add(self, rows: Span, exponentials: Tensor, values: Tensor | None = None) -> None:
-        """Add the rows of a tile of exponentials, and of values weighted by them."""
+    def add(self, rows: Span, exponentials: Tensor, products: Tensor | None = None) -> None:
+        """Add the rows of a tile of exponentials, and of their products with the values that are averaged."""
         self.total[slice(*rows)] += exponentials.sum(1)
-        if values is not None:
+        if products is not None:
             assert self.weighted is not None
-            self.weighted[slice(*rows)] += torch.einsum("ab,ab->a", exponentials, values)
+            self.weighted[slice(*rows)] += products.sum(1)
 
     def logsumexp(self) -> Float[Tensor, " n"]:
         """Return the logsumexp of every row; -inf where nothing was kept."""
