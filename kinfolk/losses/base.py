@@ -93,6 +93,19 @@ def positive(value: float | Tensor, name: str = "temperature") -> float | Tensor
     return value
 
 
+def inverse(temperature: float | Tensor) -> float | Tensor:
+    """Return the factor on scores that a temperature stands for, in float32 at least.
+
+    Example:
+        >>> inverse(torch.tensor(0.0130, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
+    temperature = positive(temperature)
+    if isinstance(temperature, Tensor) and temperature.dtype in (torch.float16, torch.bfloat16):
+        temperature = temperature.float()
+    return 1 / temperature
+
+
 def same_shape(**tensors: Tensor) -> None:
     """Check that vectors which belong together are matrices of one shape.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kinfolk.losses.base import Impl, Loss, Reduction, duplicated, positive, same_shape
+from kinfolk.losses.base import Impl, Loss, Reduction, duplicated, inverse, positive, same_shape
 from kinfolk.ops import PairMask, prepare, row_logsumexp
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def dcl(
         tensor([-0.3069, -0.3069, -0.3069, -0.3069])
     """
     same_shape(z0=z0, z1=z1)
-    n, scale = len(z0), 1 / positive(temperature)
+    n, scale = len(z0), inverse(temperature)
     if n == 1:
         raise ValueError("DCLLoss needs at least 2 samples, found n = 1: without its positive nothing is left.")
     repeated = duplicated(ids, z0)

@@ -39,7 +39,7 @@ def graph_contrastive(
         >>> values
         tensor([0.3133, 0.3133])
     """
-    scale = 1 / positive(temperature)
+    scale = inverse(temperature)
     with torch.autocast(queries.device.type, enabled=False):
         x, y = prepare(queries, keys, normalize=normalize)
         if ids is not None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kinfolk.losses.base import Impl, Loss, Reduction, duplicated, one_per_row, positive, same_shape, softplus
+from kinfolk.graphs import checked_labels
+from kinfolk.losses.base import Impl, Loss, Reduction, duplicated, inverse, one_per_row, positive, same_shape, softplus
 from kinfolk.ops import PairMask, prepare, row_logsumexp
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def info_nce(
     same_shape(queries=queries, keys=keys)
     if queue.ndim != 2 or queue.shape[1] != queries.shape[1]:
         raise ValueError(f"queue must be [K, d] of the queries' width: {tuple(queries.shape)}, {tuple(queue.shape)}.")
-    scale = 1 / positive(temperature)
+    scale = inverse(temperature)
     mask = _kept(exclude, queries, queue)
     with torch.autocast(queries.device.type, enabled=False):
         q, k = prepare(queries, keys.detach(), normalize=normalize)
@@ -64,6 +65,8 @@ def _kept(exclude: Exclude, queries: Tensor, queue: Tensor) -> PairMask | None:
             )
         return PairMask.from_dense(~exclude)
     query_labels, queue_labels = exclude
+    query_labels = checked_labels(query_labels, name="query labels")
+    queue_labels = checked_labels(queue_labels, name="queue labels")
     mask = PairMask.exclude(query_labels, queue_labels)
     one_per_row(query_labels, queries, "query labels")
     one_per_row(queue_labels, queue, "queue labels")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kinfolk.losses.base import Impl, Loss, Reduction, duplicated, positive, same_shape
+from kinfolk.losses.base import Impl, Loss, Reduction, duplicated, inverse, positive, same_shape
 from kinfolk.ops import PairMask, prepare, row_logsumexp
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def nt_xent(
         tensor([0.5514, 0.5514, 0.5514, 0.5514])
     """
     same_shape(z0=z0, z1=z1)
-    scale = 1 / positive(temperature)
+    scale = inverse(temperature)
     repeated = duplicated(ids, z0)
     rows = torch.cat([z0, z1])
     with torch.autocast(rows.device.type, enabled=False):

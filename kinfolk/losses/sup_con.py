@@ -46,7 +46,7 @@ def sup_con(
     if ids is not None:
         one_per_row(ids, embeddings, "ids")
         ids = integer_ids(ids)
-    scale = 1 / positive(temperature)
+    scale = inverse(temperature)
     with torch.autocast(embeddings.device.type, enabled=False):
         rows, _ = prepare(embeddings, embeddings, normalize=normalize)
         others = PairMask.exclude_self(len(rows))

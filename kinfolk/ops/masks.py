@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -156,6 +157,8 @@ class PairMask:
     @classmethod
     def bias_on_equal(cls, row_ids: Int[Tensor, " n"], column_ids: Int[Tensor, " m"], value: float) -> PairMask:
         """Add ``value`` to the logits of pairs with equal ids: a margin on positives."""
+        if not math.isfinite(value):
+            raise ValueError(f"a bias on equal ids must be finite, found {value}; to drop those pairs use exclude.")
         return _from_ids(row_ids, column_ids, lambda pair: {"equal_bias": ((pair, float(value)),)})
 
     @classmethod

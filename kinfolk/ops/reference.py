@@ -33,13 +33,16 @@ def scores(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], scale: float | Tens
 def kept_and_bias(
     mask: PairMask | None, s: Float[Tensor, "n m"]
 ) -> tuple[Bool[Tensor, "n m"], Float[Tensor, "#n #m"] | None]:
-    """Return the kept pairs and the bias of all scores."""
+    """Return the kept pairs and the bias of all scores; a bias of -inf, a prior of 0, drops its pairs."""
     if mask is None:
         return torch.ones_like(s, dtype=torch.bool), None
     n, m = s.shape
     keep, bias = mask.block((0, n), (0, m)), mask.bias_block((0, n), (0, m))
     keep = torch.ones_like(s, dtype=torch.bool) if keep is None else keep.to(s.device)
-    return keep, None if bias is None else bias.to(s)
+    if bias is None:
+        return keep, None
+    dropped = bias == -torch.inf
+    return keep & ~dropped, bias.masked_fill(dropped, 0.0).to(s)
 
 
 def masked_logsumexp(logits: Float[Tensor, "n m"], keep: Bool[Tensor, "n m"], dim: int) -> Float[Tensor, " kept"]:

@@ -53,7 +53,7 @@ def _digits(method: MethodConfig, *, moved: bool) -> TrainConfig:
         source=DigitsConfig(moved=moved),
         views=digits_views(),
         # Where a moved digit stands must not matter, where a stroke of an upright one stands must.
-        encoder=SmallConvConfig(width=24, pool="average" if moved else "flatten"),
+        encoder=SmallConvConfig(width=24) if moved else SmallConvConfig(width=16, pool="flatten"),
         method=method,
         optimizer=AdamWConfig(learning_rate=4e-3),
         # There are 144 images of a class; 200 neighbours, the usual number, would reach beyond it.

@@ -153,12 +153,13 @@ def load_config(run: str | Path) -> TrainConfig:
         raise ValueError(f"{file}: {error}") from None
 
 
-def differences(found: TrainConfig, given: TrainConfig) -> list[str]:
-    """Say in which fields two configs differ, one line each; empty when they are equal."""
-    old, new = flatten(encode(found)), flatten(encode(given))
+def differences(written: str, given: TrainConfig) -> list[str]:
+    """Say in which fields a config differs from one that `to_yaml` wrote, one line each; empty when they are equal."""
+    # Compared as documents, so that a config of someone's own, which from_yaml does not know, can be resumed too.
+    old, new = flatten(yaml.safe_load(written)), flatten(encode(given))
     names = [*old, *(name for name in new if name not in old)]
-    return [f"{name}: {old.get(name, 'absent')!r} in the run, {new.get(name, 'absent')!r} now"
-            for name in names if old.get(name, "absent") != new.get(name, "absent")]  # fmt: skip
+    pairs = {name: (old.get(name, "absent"), new.get(name, "absent")) for name in names}
+    return [f"{name}: {was!r} in the run, {now!r} now" for name, (was, now) in pairs.items() if was != now]
 
 
 def _at_least(least: int, **numbers: int) -> None:

@@ -15,7 +15,7 @@ from kinfolk.evals import Record, evaluate, evaluation_notes, extract
 from kinfolk.train.config import SourceConfig, TrainConfig, load_config
 from kinfolk.train.device import resolve_device
 from kinfolk.train.files import atomic_path, write_text
-from kinfolk.train.runs import Run, build_encoder, load_encoder
+from kinfolk.train.runs import Run, build_encoder, describe_encoder, load_encoder
 
 
 def evaluate_run(run: str | os.PathLike[str], *, source: SourceConfig | None = None) -> list[Record]:
@@ -34,7 +34,7 @@ def evaluate_run(run: str | os.PathLike[str], *, source: SourceConfig | None = N
     """
     folder, encoder, config = Path(run), load_encoder(run), load_config(Path(run))
     splits = (source or config.source).load()
-    check_channels(encoder, splits, config)
+    _check_channels(run, splits)
     records = measure(config, encoder, splits)
     file = Run(folder).evals_file if source is None else folder / f"evals-{source.kind}.json"
     write_records(file, records)
@@ -89,7 +89,7 @@ def embed_run(run: str | os.PathLike[str], *, source: SourceConfig, out: str | P
         ValueError: If the images have another number of channels than the encoder was trained on.
     """
     encoder, config, splits = load_encoder(run), load_config(Path(run)), source.load()
-    check_channels(encoder, splits, config)
+    _check_channels(run, splits)
     arrays: dict[str, np.ndarray] = {}
     for prefix, part in (("", splits.train), ("test_", splits.test)):
         if len(part) == 0:
@@ -106,11 +106,11 @@ def embed_run(run: str | os.PathLike[str], *, source: SourceConfig, out: str | P
     return path
 
 
-def check_channels(encoder: nn.Module, splits: Splits, config: TrainConfig) -> None:
-    """Raise a `ValueError` if the images cannot enter the encoder, which expects what it was trained on."""
-    trained_on = encoder.channels if hasattr(encoder, "channels") else None
-    if trained_on is not None and trained_on != splits.train.channels:
+def _check_channels(run: str | os.PathLike[str], splits: Splits) -> None:
+    """The encoder takes images with as many channels as it was trained on."""
+    trained_on, found = describe_encoder(run).channels, splits.train.channels
+    if trained_on != found:
         raise ValueError(
-            f"the encoder of {config.name} was trained on {trained_on} channel(s), and {splits.train.name} has"
-            f" {splits.train.channels}; convert the images"
+            f"the encoder of {Path(run)} takes images with {trained_on} channel(s), and {splits.train.name} has {found};"
+            " convert the images, or train on them"
         )

@@ -105,7 +105,7 @@ def open_run(config: TrainConfig, folder: Path, *, overwrite: bool, resume: bool
     if resume:
         if not run.config_file.is_file():
             raise FileNotFoundError(f"nothing to resume: {folder} is not a run; leave resume out to start one")
-        if changed := differences(run.config, config):
+        if changed := differences(run.config_file.read_text(encoding="utf-8"), config):
             raise ValueError(
                 f"a resumed run keeps its config, and these fields differ in {run.config_file}: {'; '.join(changed)}."
                 " Give the run's own values, or start a new run with init."

@@ -81,7 +81,7 @@ def test_eval_and_embed(trained, tmp_path: Path, capsys) -> None:
         assert np.array_equal(file["ids"], np.arange(1437))
 
 
-def test_a_config_file_and_other_data(trained, tmp_path: Path) -> None:
+def test_a_config_file_and_other_data(trained, tmp_path: Path, capsys) -> None:
     run, _ = trained
     config = replace(smoke(recipe("simclr-digits")), name="mine", epochs=1)
     (tmp_path / "mine.yaml").write_text(to_yaml(config))
@@ -92,7 +92,8 @@ def test_a_config_file_and_other_data(trained, tmp_path: Path) -> None:
     assert main([*arguments, "--no-report"]) == 0
     assert (load_config(out).name, load_config(out).source.kind) == ("simclr-photos", "arrays")
     assert not (out / "report").exists()
-    assert main(["eval", str(run), "--data", str(tmp_path / "photos.npz")]) == 2  # one channel there, three here
+    assert main(["eval", str(run), "--data", str(tmp_path / "photos.npz")]) == 2
+    assert "takes images with 1 channel(s), and photos has 3" in capsys.readouterr().err
 
 
 def test_help_is_fast_and_imports_no_torch() -> None:

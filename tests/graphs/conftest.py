@@ -15,6 +15,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "ops
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles of 3 x 4, so that a dozen rows take many of them, with ragged edges, and loops can still be the judge."""
     import torch
+
     from kinfolk import ops
     from kinfolk.ops.chunked import tiles
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Generator, Tensor
+
 from kinfolk.graphs import (
     ClassGraph,
     DenseGraph,
@@ -16,7 +18,6 @@ from kinfolk.graphs import (
     SimilarityGraph,
     SparseGraph,
 )
-from torch import Generator, Tensor
 
 Target = Callable[[Tensor], Tensor]
 
@@ -49,7 +50,8 @@ def normalised(weights: Tensor, keep: Tensor) -> Tensor:
 
 def from_weights(graph: SimilarityGraph, weight: Callable[[int, int], float]) -> GraphCase:
     """A graph and the weight of one pair; the matrix is filled in only where a test asks for it."""
-    return GraphCase(graph, lambda keep: normalised(fill(*graph.shape, weight), keep))
+    n, m = graph.shape
+    return GraphCase(graph, lambda keep: normalised(fill(n, m, weight), keep))
 
 
 def _labels(count: int, generator: Generator, classes: int = 3) -> Tensor:

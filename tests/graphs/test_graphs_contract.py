@@ -9,6 +9,7 @@ import mask_cases
 import pytest
 import torch
 from graph_cases import GRAPHS
+
 from kinfolk.graphs import (
     ClassGraph,
     DenseGraph,
@@ -78,7 +79,7 @@ def test_neighbours_of_the_target_are_its_largest_weights(name: str, mask: str) 
 
 def test_base_class_is_abstract() -> None:
     with pytest.raises(TypeError, match="abstract"):
-        SimilarityGraph()  # type: ignore[abstract]
+        SimilarityGraph()
 
 
 def test_label_graph_by_hand() -> None:

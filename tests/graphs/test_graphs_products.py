@@ -9,9 +9,10 @@ import pairwise_loops as loops
 import pytest
 import torch
 from graph_cases import GRAPHS, GraphCase, from_weights, kernel_target
+from torch import Tensor
+
 from kinfolk.graphs import ClassGraph, DenseGraph, KernelGraph, LabelGraph, MixtureGraph, PairGraph
 from kinfolk.ops import PairMask
-from torch import Tensor
 
 IMPLS = ["reference", "chunked"]
 EVERY_IMPL = pytest.mark.parametrize("impl", IMPLS)
@@ -43,9 +44,13 @@ def test_normalised_rows(name: str, mask: str, n: int, m: int) -> None:
     assert target.has_target.dtype == torch.bool
 
 
+EDGE_SHAPES = [(mask, n, m) for mask in ("no mask", "exclude_self", "exclude") for n, m in ((1, 1), (7, 3))]
+
+
 @EVERY_IMPL
-@pytest.mark.parametrize(("n", "m"), SHAPES)
-@pytest.mark.parametrize("mask", mask_cases.EXCLUSIONS)
+@pytest.mark.parametrize(
+    ("mask", "n", "m"), EDGE_SHAPES + [(mask, n, m) for mask in mask_cases.EXCLUSIONS for n, m in ((5, 5), (3, 5))]
+)
 @EVERY_GRAPH
 def test_attraction_is_its_definition(name: str, mask: str, n: int, m: int, impl: str) -> None:
     case, (built, kept) = build(name, n, m), masked(mask, n, m)
@@ -96,7 +101,9 @@ def check_fused(
 
 
 @EVERY_IMPL
-@pytest.mark.parametrize("mask", ["no mask", "exclude_self", "exclude_self, offset", "exclude", "plain bool", "exclude & bias"])
+@pytest.mark.parametrize(
+    "mask", ["no mask", "exclude_self", "exclude_self, offset", "exclude", "plain bool", "exclude & bias"]
+)
 @pytest.mark.parametrize(("n", "m"), [(7, 7), (4, 6)])
 @EVERY_GRAPH
 def test_fused_form_is_both_definitions(name: str, mask: str, n: int, m: int, impl: str) -> None:
@@ -107,7 +114,9 @@ def test_fused_form_is_both_definitions(name: str, mask: str, n: int, m: int, im
 @pytest.mark.parametrize("normalize", [False, True])
 @EVERY_GRAPH
 def test_fused_form_with_its_own_target_mask(name: str, normalize: bool, impl: str) -> None:
-    check_fused(build(name, 6, 5), masked("exclude & bias", 6, 5), masked("plain bool", 6, 5), 6, 5, impl, normalize=normalize)
+    check_fused(
+        build(name, 6, 5), masked("exclude & bias", 6, 5), masked("plain bool", 6, 5), 6, 5, impl, normalize=normalize
+    )
 
 
 @EVERY_IMPL
@@ -132,7 +141,9 @@ def test_symmetric_relations_of_one_tensor_with_itself(name: str, impl: str) -> 
             ClassGraph.from_similarities(labels, similarities, 0.3),
             lambda i, j: float(table[y[i], y[j]]) if min(y[i], y[j]) >= 0 else 0.0,
         ),
-        "kernel of itself": GraphCase(KernelGraph(side, temperature=0.3), lambda keep: kernel_target(side, side, 0.3, keep)),
+        "kernel of itself": GraphCase(
+            KernelGraph(side, temperature=0.3), lambda keep: kernel_target(side, side, 0.3, keep)
+        ),
     }[name]
     for mask in ("exclude_self", "no mask"):
         check_fused(case, masked(mask, 8, 8), None, 8, 8, impl, same=True, normalize=True)
@@ -178,7 +189,9 @@ def test_side_embeddings_receive_gradient_where_they_require_it(mask: str, fused
 @pytest.mark.parametrize("temperature", [1e-1, 1e-3, 1e-6])
 def test_self_is_removed_before_the_softmax(temperature: float, impl: str) -> None:
     """At tiny temperatures self has all of the mass; what is left without it must still sum to 1."""
-    side = torch.nn.functional.normalize(torch.randn(7, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64))
+    side = torch.nn.functional.normalize(
+        torch.randn(7, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    )
     x, y = random_pair(7, 7)
     keep = ~torch.eye(7, dtype=torch.bool)
     logits = (side @ side.T / temperature).masked_fill(~keep, -math.inf)
@@ -204,7 +217,9 @@ def test_class_table_at_tiny_temperatures(temperature: float, impl: str) -> None
 
 
 @pytest.mark.usefixtures("small_tiles")
-@pytest.mark.parametrize("mask", ["no mask", "exclude_self", "exclude_self, offset", "union & exclude", "from_dense & bias"])
+@pytest.mark.parametrize(
+    "mask", ["no mask", "exclude_self", "exclude_self, offset", "union & exclude", "from_dense & bias"]
+)
 @EVERY_GRAPH
 def test_many_ragged_tiles_are_one_definition(name: str, mask: str) -> None:
     check_fused(build(name, 11, 10), masked(mask, 11, 10), None, 11, 10, "chunked")
@@ -219,9 +234,12 @@ def test_many_tiles_of_one_tensor_with_itself(name: str, mask: str) -> None:
 
 @EVERY_GRAPH
 def test_tiles_of_their_real_size(name: str) -> None:
-    """Odd sizes just above one tile, where loops are too slow: the reference, checked against loops elsewhere, judges."""
+    """Odd sizes just above one tile, too many pairs for loops: the reference, held to loops elsewhere, judges."""
     n, m = 517, 1031
-    graph, built = build(name, n, m).graph, PairMask.exclude_self(n, m) & PairMask.exclude(torch.arange(n) % 7, torch.arange(m) % 9)
+    graph, built = (
+        build(name, n, m).graph,
+        PairMask.exclude_self(n, m) & PairMask.exclude(torch.arange(n) % 7, torch.arange(m) % 9),
+    )
     found = []
     for impl in IMPLS:
         x, y = (t.requires_grad_() for t in random_pair(n, m))
@@ -265,7 +283,9 @@ def test_single_precision(name: str, impl: str) -> None:
     expected = loops.attraction(xs, ys, scale=5.0, target=case.target(kept.keep), normalize=True)
     loops.assert_close(pull, expected, atol=1e-5, rtol=1e-5)
     upstream = torch.ones(9, dtype=torch.float64)
-    for a, b in zip(loops.gradients(pull, upstream, [x, y]), loops.gradients(expected, upstream, [xs, ys]), strict=True):
+    for a, b in zip(
+        loops.gradients(pull, upstream, [x, y]), loops.gradients(expected, upstream, [xs, ys]), strict=True
+    ):
         loops.assert_close(a, b, atol=1e-4 * float(b.abs().max()))
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import definitions
 import torch
 from definitions import Loops
-from kinfolk import losses
 from torch import Generator, Tensor, nn
+
+from kinfolk import losses
 
 Arguments = list[Any]
 Keywords = dict[str, Any]
@@ -91,8 +92,10 @@ def some_labels(n: int, generator: Generator, *, low: int = -1) -> Tensor:
 
 
 def duplicate_ids(n: int) -> Tensor:
-    """Sample 1 is sample 0 again; all others are themselves."""
-    return torch.arange(n).clamp_min(1) + 4
+    """Sample 1 is sample 0 again, the last two are not known (-1), all others are themselves."""
+    ids = torch.arange(n).clamp_min(1) + 4
+    ids[5:][-2:] = -1
+    return ids
 
 
 def _two_views(n: int, d: int, generator: Generator) -> Call:
@@ -164,7 +167,9 @@ def _views_with_ids(n: int, d: int, generator: Generator) -> Call:
     return Call(_views(3)(n, d, generator).args, {"ids": duplicate_ids(n)})
 
 
-def _cacr(views: list[Tensor], *, attraction: str = "contrastive", repulsion: str = "contrastive", **options: Any) -> Loops:
+def _cacr(
+    views: list[Tensor], *, attraction: str = "contrastive", repulsion: str = "contrastive", **options: Any
+) -> Loops:
     if attraction == "uniform":
         options["t_pos"] = None
     if repulsion == "uniform":
@@ -192,7 +197,9 @@ def _two_view_case(build: type[nn.Module], define: Callable[..., Loops], *, ids:
 
 def _queue_case(inputs: Callable[[int, int, Generator], Call]) -> Case:
     options = {"temperature": 0.2}
-    return Case(losses.InfoNCELoss, options, inputs, definitions.infonce, (0,), constant=(1, 2), permute=_permute_queue_call)
+    return Case(
+        losses.InfoNCELoss, options, inputs, definitions.infonce, (0,), constant=(1, 2), permute=_permute_queue_call
+    )
 
 
 def _supcon_case(inputs: Callable[[int, int, Generator], Call], form: str) -> Case:

@@ -1,8 +1,8 @@
 """Every loss as its definition reads: double loops over pairs of rows, one value per anchor, in float64.
 
-The scalars are float64 tensors, so that autograd gives the definition's own gradient; nothing here is vectorised over pairs
-and nothing is shared with the library. Each function returns (values [anchors], valid): `valid` says which anchors have
-a target; an anchor without one has the value 0.
+The scalars are float64 tensors, so that autograd gives the definition's own gradient; nothing here is vectorised over
+pairs and nothing is shared with the library. Each function returns (values [anchors], valid): `valid` says which anchors
+have a target; an anchor without one has the value 0.
 """
 
 from __future__ import annotations
@@ -40,6 +40,11 @@ def integers(values: Ids, n: int) -> list[int]:
     return [int(v) for v in values]
 
 
+def same_sample(ids: list[int], i: int, j: int) -> bool:
+    """Whether two rows are one sample by id; -1 equals nothing, not even another -1."""
+    return ids[i] != -1 and ids[i] == ids[j]
+
+
 def collect(values: Sequence[Tensor | None], like: Tensor) -> Loops:
     """Stack one value per anchor; None marks an anchor without a target."""
     zero = like.double().sum() * 0.0
@@ -53,10 +58,10 @@ def mean(loops: Loops) -> Tensor:
 
 
 def _same_label_or_id(labels: list[int], ids: list[int] | None, i: int, j: int) -> bool:
-    return (labels[i] >= 0 and labels[i] == labels[j]) or (ids is not None and ids[i] == ids[j])
+    return (labels[i] >= 0 and labels[i] == labels[j]) or (ids is not None and same_sample(ids, i, j))
 
 
-# --- two views -----------------------------------------------------------------------------------------------------------
+# two views
 
 
 def _two_views(z0: Tensor, z1: Tensor, ids: Ids) -> tuple[list[Tensor], list[int], list[int]]:
@@ -70,13 +75,21 @@ def ntxent(z0: Tensor, z1: Tensor, *, temperature: float | Tensor, ids: Ids = No
     rows, own, partner = _two_views(z0, z1, ids)
     values = []
     for i, anchor in enumerate(rows):
-        kept = [j for j in range(len(rows)) if j != i and (own[j] != own[i] or j == partner[i])]
-        values.append(lse([dot(anchor, rows[j]) / temperature for j in kept]) - dot(anchor, rows[partner[i]]) / temperature)
+        kept = [j for j in range(len(rows)) if j == partner[i] or (j != i and not same_sample(own, i, j))]
+        values.append(
+            lse([dot(anchor, rows[j]) / temperature for j in kept]) - dot(anchor, rows[partner[i]]) / temperature
+        )
     return collect(values, z0)
 
 
 def dcl(
-    z0: Tensor, z1: Tensor, *, temperature: float | Tensor, sigma: float | None = None, detach_weights: bool = True, ids: Ids = None
+    z0: Tensor,
+    z1: Tensor,
+    *,
+    temperature: float | Tensor,
+    sigma: float | None = None,
+    detach_weights: bool = True,
+    ids: Ids = None,
 ) -> Loops:
     rows, own, partner = _two_views(z0, z1, ids)
     n = len(z0)
@@ -86,15 +99,16 @@ def dcl(
         norm = total(exps, z0)
         weights = [2 - n * e / norm for e in exps]
         weights = [w.detach() for w in weights] if detach_weights else weights
-    values = []
+    values: list[Tensor | None] = []
     for i, anchor in enumerate(rows):
-        negatives = [j for j in range(2 * n) if own[j] != own[i]]
+        negatives = [j for j in range(2 * n) if j not in (i, partner[i]) and not same_sample(own, i, j)]
         pull = weights[i % n] * dot(anchor, rows[partner[i]]) / temperature
-        values.append(lse([dot(anchor, rows[j]) / temperature for j in negatives]) - pull)
+        others = [dot(anchor, rows[j]) / temperature for j in negatives]
+        values.append(lse(others) - pull if others else None)
     return collect(values, z0)
 
 
-# --- queue ---------------------------------------------------------------------------------------------------------------
+# queue
 
 
 def infonce(
@@ -123,10 +137,12 @@ def infonce(
     return collect(values, queries)
 
 
-# --- labels --------------------------------------------------------------------------------------------------------------
+# labels
 
 
-def supcon(embeddings: Tensor, labels: Tensor, *, temperature: float | Tensor, form: str = "out", ids: Ids = None) -> Loops:
+def supcon(
+    embeddings: Tensor, labels: Tensor, *, temperature: float | Tensor, form: str = "out", ids: Ids = None
+) -> Loops:
     rows, classes, m = unit_rows(embeddings), integers(labels, len(labels)), len(embeddings)
     own = None if ids is None else integers(ids, m)
     values: list[Tensor | None] = []
@@ -143,7 +159,7 @@ def supcon(embeddings: Tensor, labels: Tensor, *, temperature: float | Tensor, f
     return collect(values, embeddings)
 
 
-# --- soft targets --------------------------------------------------------------------------------------------------------
+# soft targets
 
 
 def graph_contrastive(
@@ -194,7 +210,7 @@ def class_table_weights(labels: Tensor, similarities: Tensor, temperature: float
     return out
 
 
-# --- many views ----------------------------------------------------------------------------------------------------------
+# many views
 
 
 def _weighted_mean(values: list[Tensor], rate: float | None, detach: bool) -> Tensor:
@@ -251,7 +267,7 @@ def cacr_halves(
             pulls.append(alpha * _weighted_mean(costs, t_pos, detach_weights))
         pushes = []
         for v, u in pairs:
-            costs = [cost(rows[v][i], rows[u][j]) for j in range(n) if own[j] != own[i]]
+            costs = [cost(rows[v][i], rows[u][j]) for j in range(n) if j != i and not same_sample(own, i, j)]
             rate = None if t_neg is None else -t_neg
             pushes.append(-beta * _weighted_mean(costs, rate, detach_weights))
         attraction.append(total(pulls, views[0]) / v_count)
@@ -259,7 +275,7 @@ def cacr_halves(
     return attraction, repulsion
 
 
-# --- two modalities ------------------------------------------------------------------------------------------------------
+# two modalities
 
 
 def clip(image: Tensor, text: Tensor, *, logit_scale: float | Tensor, ids: Ids = None) -> Loops:
@@ -267,18 +283,18 @@ def clip(image: Tensor, text: Tensor, *, logit_scale: float | Tensor, ids: Ids =
     own = integers(ids, n)
     values = []
     for i in range(n):
-        kept = [j for j in range(n) if j == i or own[j] != own[i]]
+        kept = [j for j in range(n) if j == i or not same_sample(own, i, j)]
         to_text = lse([logit_scale * dot(x[i], y[j]) for j in kept])
         to_image = lse([logit_scale * dot(x[j], y[i]) for j in kept])
         values.append((to_text + to_image) / 2 - logit_scale * dot(x[i], y[i]))
     return collect(values, image)
 
 
-# --- derivative of a definition ------------------------------------------------------------------------------------------
+# derivative of a definition
 
 
 def finite_difference(function: Callable[[Tensor], Tensor], at: Tensor, step: float = 1e-5) -> Tensor:
-    """Central differences of a scalar function, entry by entry, in float64: the judge of the autograd gradients above."""
+    """Central differences of a scalar function, entry by entry, in float64: they judge the gradients above."""
     point, out = at.detach().double().clone(), torch.zeros_like(at, dtype=torch.float64)
     flat, slope = point.view(-1), out.view(-1)
     for k in range(flat.numel()):

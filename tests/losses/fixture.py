@@ -1,6 +1,6 @@
 """The golden fixture: deterministic unit rows in float64, made without random numbers.
 
-    row(v, i, d)[k] = cos(1.7 (i+1) k) + 0.4 sin(2.3 (v+1)(i+1) + 0.9 k (v+2)),  k = 1..d,  then l2
+row(v, i, d)[k] = cos(1.7 (i+1) k) + 0.4 sin(2.3 (v+1)(i+1) + 0.9 k (v+2)),  k = 1..d,  then l2
 """
 
 from __future__ import annotations

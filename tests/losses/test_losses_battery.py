@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
 import pytest
 import torch
 from cases import CASES, Call, Case, classes_without_a_case
-from kinfolk import losses
+from closeness import close, slopes
 from torch import Tensor
+
+from kinfolk import losses
 
 IMPLS = ["reference", "chunked"]
 SHAPES = [(1, 3), (2, 1), (3, 5), (7, 3), (33, 64)]
@@ -17,19 +20,8 @@ EVERY = pytest.mark.parametrize("name", CASES)
 EVERY_IMPL = pytest.mark.parametrize("impl", IMPLS)
 
 
-def close(got: Tensor, expected: Tensor, *, atol: float, rtol: float = 0.0, what: str = "") -> None:
-    torch.testing.assert_close(
-        got.detach().double(), expected.detach().double(), atol=atol, rtol=rtol, msg=lambda text: f"{what}: {text}"
-    )
-
-
 def sizes(case: Case) -> list[tuple[int, int]]:
     return [(n, d) for n, d in SHAPES if n >= case.minimum]
-
-
-def slopes(value: Tensor, inputs: list[Tensor]) -> list[Tensor]:
-    found = torch.autograd.grad(value, inputs, allow_unused=True)
-    return [torch.zeros_like(t) if g is None else g for t, g in zip(inputs, found, strict=True)]
 
 
 @functools.cache
@@ -68,6 +60,12 @@ def test_loss_is_its_definition(name: str, n: int, d: int, impl: str) -> None:
         close(a, b, atol=1e-8, what=f"gradient of tensor {k}")
 
 
+@pytest.mark.usefixtures("small_tiles")
+@EVERY
+def test_loss_is_its_definition_over_many_tiles(name: str) -> None:
+    test_loss_is_its_definition(name, 7, 3, "chunked")
+
+
 @EVERY_IMPL
 @EVERY
 def test_single_precision(name: str, impl: str) -> None:
@@ -81,6 +79,23 @@ def test_single_precision(name: str, impl: str) -> None:
     close(mean, values.sum() / sum(valid), atol=1e-5, rtol=1e-5, what="mean")
     for a, b in zip(slopes(mean, call.tensors(case.learnt)), gradients, strict=True):
         close(a, b, atol=1e-4 * float(b.abs().max()), what="gradient")
+
+
+class DetachedKeys(losses.NTXentLoss):
+    """A planted bug, common in published code: the right value, but keys gathered without gradient."""
+
+    def forward(self, z0: Tensor, z1: Tensor, ids: Tensor | None = None) -> Tensor:
+        rows = torch.nn.functional.normalize(torch.cat([z0, z1]), dim=1)
+        scores = rows @ rows.T.detach() / self.temperature
+        scores = scores.masked_fill(torch.eye(len(rows), dtype=torch.bool), -torch.inf)
+        each = torch.logsumexp(scores, 1) - scores.roll(len(z0), 1).diagonal()
+        return each if self.reduction == "none" else each.mean()
+
+
+def test_planted_wrong_gradient_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CASES, "planted", dataclasses.replace(CASES["NTXent"], build=DetachedKeys))
+    with pytest.raises(AssertionError, match="gradient of tensor 0"):
+        test_loss_is_its_definition("planted", 3, 5, "reference")
 
 
 def sharp(case: Case, temperature: float) -> dict[str, Any]:
@@ -190,7 +205,9 @@ LAYOUTS = {
 def test_layout_of_the_inputs_does_not_matter(name: str, layout: str, impl: str) -> None:
     case = CASES[name]
     store, view = LAYOUTS[layout]
-    matrices = tuple(i for i in case.learnt if isinstance(case.random(6, 4).args[i], list) or case.random(6, 4).args[i].ndim == 2)
+    matrices = tuple(
+        i for i in case.learnt if isinstance(case.random(6, 4).args[i], list) or case.random(6, 4).args[i].ndim == 2
+    )
     if layout == "expanded" and case.build is losses.GraphContrastiveLoss:
         matrices = (0,)  # the keys have other rows
     base = case.random(6, 4).map(lambda t: store(t.detach()).requires_grad_(), matrices)
@@ -258,6 +275,32 @@ def test_learnable_temperature(name: str, impl: str) -> None:
     assert ours.grad is not None
     assert theirs.grad is not None
     close(ours.grad, theirs.grad, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if "temperature" in case.options])
+def test_temperature_of_one_element_in_any_shape_and_precision(name: str) -> None:
+    """A half-precision temperature has its own value, but its inverse is not rounded to half again."""
+    case = CASES[name]
+    call = case.random(6, 4, torch.float32)
+    for temperature in (torch.tensor([0.013]), torch.tensor(0.013, dtype=torch.bfloat16), torch.tensor(0.013).half()):
+        exact = case.make(temperature=float(temperature))(*call.args, **call.kwargs)
+        got = case.make(temperature=temperature)(*call.args, **call.kwargs)
+        assert got.shape == ()
+        assert got.dtype == torch.float32
+        close(got, exact, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if "temperature" in case.options])
+def test_temperature_that_is_a_parameter_is_trained_and_saved(name: str) -> None:
+    case = CASES[name]
+    loss = case.make(temperature=torch.nn.Parameter(torch.tensor(0.3, dtype=torch.float64)))
+    assert [key for key, _ in loss.named_parameters()] == ["temperature"]
+    assert set(loss.state_dict()) == {"temperature"}
+    call = case.random(6, 4)
+    before = loss(*call.args, **call.kwargs)
+    before.backward()
+    torch.optim.SGD(loss.parameters(), lr=1e-3).step()
+    assert loss(*call.args, **call.kwargs) < before
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.constant])

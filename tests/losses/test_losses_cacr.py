@@ -6,18 +6,15 @@ import fixture
 import pytest
 import torch
 import torch.nn.functional as F
-from kinfolk.losses import CACRLoss
+from closeness import close
 from torch import Tensor
+
+from kinfolk.losses import CACRLoss
 
 EVERY_IMPL = pytest.mark.parametrize("impl", ["reference", "chunked"])
 VIEWS = [fixture.z(v) for v in range(4)]
 PAIRS = [(v, u) for v in range(4) for u in range(v + 1, 4)]
 NOT_SELF = ~torch.eye(6, dtype=torch.bool)
-
-
-def close(got: Tensor | float, expected: Tensor | float, atol: float = 1e-9) -> None:
-    got, expected = (torch.as_tensor(v, dtype=torch.float64).detach() for v in (got, expected))
-    torch.testing.assert_close(got, expected, atol=atol, rtol=0)
 
 
 def costs(a: Tensor, b: Tensor) -> Tensor:
@@ -27,7 +24,9 @@ def costs(a: Tensor, b: Tensor) -> Tensor:
 def positive_costs(views: list[Tensor]) -> Tensor:
     """[V, n, V-1]: cost of view v to the other views in order."""
     others = [[u for u in range(len(views)) if u != v] for v in range(len(views))]
-    return torch.stack([torch.stack([(views[v] - views[u]).square().sum(1) for u in o], 1) for v, o in enumerate(others)])
+    return torch.stack(
+        [torch.stack([(views[v] - views[u]).square().sum(1) for u in o], 1) for v, o in enumerate(others)]
+    )
 
 
 def negative_costs(views: list[Tensor]) -> Tensor:
@@ -48,7 +47,7 @@ def test_weights_are_softmaxes_of_the_costs(impl: str) -> None:
 
 @pytest.mark.parametrize("half", ["attraction", "repulsion"])
 def test_uniform_weights(half: str) -> None:
-    attraction, repulsion = CACRLoss(**{half: "uniform"}).weights(VIEWS)  # type: ignore[arg-type]
+    attraction, repulsion = CACRLoss(**{half: "uniform"}).weights(VIEWS)
     if half == "attraction":
         close(attraction, torch.full((4, 6, 3), 1 / 3, dtype=torch.float64))
     else:

@@ -14,6 +14,7 @@ import fixture
 import pytest
 import torch
 from cases import CASES
+
 from kinfolk import losses
 
 EVERY = pytest.mark.parametrize("name", CASES)
@@ -41,7 +42,7 @@ def test_every_call_takes_ids(build: type) -> None:
 
 
 def test_defaults_are_those_of_the_methods() -> None:
-    expected = {
+    expected: dict[type, dict[str, Any]] = {
         losses.NTXentLoss: {"temperature": 0.1},
         losses.InfoNCELoss: {"temperature": 0.2},
         losses.SupConLoss: {"temperature": 0.1, "form": "out"},
@@ -81,13 +82,13 @@ def test_other_options_are_checked() -> None:
     with pytest.raises(ValueError, match="graph_temperature"):
         losses.XSampleLoss(graph_temperature=0.0)
     with pytest.raises(ValueError, match=r"(?s)form.*out"):
-        losses.SupConLoss(form="outside")  # type: ignore[arg-type]
+        losses.SupConLoss(form="outside")
     with pytest.raises(ValueError, match="sigma"):
         losses.DCLLoss(sigma=0.0)
     with pytest.raises(ValueError, match=r"(?s)attraction.*uniform"):
-        losses.CACRLoss(attraction="none")  # type: ignore[arg-type]
+        losses.CACRLoss(attraction="none")
     with pytest.raises(ValueError, match=r"(?s)repulsion.*uniform"):
-        losses.CACRLoss(repulsion="none")  # type: ignore[arg-type]
+        losses.CACRLoss(repulsion="none")
 
 
 WRONG_SHAPES = {
@@ -147,6 +148,10 @@ def test_labels_and_ids_are_integers(dtype: torch.dtype) -> None:
 def test_labels_below_minus_one_are_refused() -> None:
     with pytest.raises(ValueError, match="-2"):
         losses.SupConLoss()(Z0, torch.tensor([0, 0, 1, 1, -2, 0]))
+    with pytest.raises(ValueError, match="-2"):
+        losses.InfoNCELoss()(
+            Z0, Z1, fixture.queue(), exclude=(torch.tensor([0, 0, 1, 1, -2, 0]), fixture.queue_labels())
+        )
 
 
 @EVERY_CLASS

@@ -1,4 +1,4 @@
-"""The oracle checks itself: the loop definitions reproduce every published golden value, and autograd their differences."""
+"""The oracle checks itself: loops reproduce every published golden value, autograd the finite differences."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ GOLDEN = {
     "supcon out": (6.2600584823, lambda: definitions.supcon(STACKED, LABELS, temperature=0.1)),
     "supcon in": (1.1050155506, lambda: definitions.supcon(STACKED, LABELS, temperature=0.1, form="in")),
     "supcon one class": (4.6211064730, lambda: definitions.supcon(Z0, torch.zeros(6), temperature=0.1)),
-    "supcon singletons": (6.0453903660, lambda: definitions.supcon(Z0, torch.tensor([0, 0, 1, 1, 2, 3]), temperature=0.1)),
+    "supcon singletons": (
+        6.0453903660,
+        lambda: definitions.supcon(Z0, torch.tensor([0, 0, 1, 1, 2, 3]), temperature=0.1),
+    ),
     "supcon unlabelled, ids": (
         6.2913172944,
         lambda: definitions.supcon(STACKED, PARTIAL, temperature=0.1, ids=fixture.ids()),
@@ -78,7 +81,9 @@ def test_valid_anchors_are_counted_not_guessed_from_zeros() -> None:
 def test_autograd_through_a_definition_is_its_finite_difference(name: str) -> None:
     functions = {
         "ntxent": lambda x: definitions.ntxent(x, Z1, temperature=0.3),
-        "dclw, weights not detached": lambda x: definitions.dcl(x, Z1, temperature=0.3, sigma=0.5, detach_weights=False),
+        "dclw, weights not detached": lambda x: definitions.dcl(
+            x, Z1, temperature=0.3, sigma=0.5, detach_weights=False
+        ),
         "supcon in": lambda x: definitions.supcon(x, fixture.labels(), temperature=0.3, form="in"),
         "cacr": lambda x: definitions.cacr([x, Z1, Z2]),
         "clip": lambda x: definitions.clip(x, Z1, logit_scale=3.0),

@@ -12,8 +12,10 @@ import fixture
 import pytest
 import torch
 from cases import CASES, duplicate_ids
-from kinfolk import graphs, losses
 from torch import Tensor
+
+from kinfolk import graphs, losses
+from kinfolk.ops import PairMask
 
 IMPLS = ["reference", "chunked"]
 EVERY_IMPL = pytest.mark.parametrize("impl", IMPLS)
@@ -34,6 +36,8 @@ ZERO_LOSSES = {
     "GraphContrastive, target masked": lambda impl, x: losses.GraphContrastiveLoss(temperature=0.1, impl=impl)(
         x, x, graphs.PairGraph(len(x)), mask=~torch.eye(len(x), dtype=torch.bool)
     ),
+    "DCL, one sample only": lambda impl, x: losses.DCLLoss(impl=impl)(x, x.flip(1), ids=torch.zeros(len(x)).long()),
+    "CACR, one sample only": lambda impl, x: losses.CACRLoss(impl=impl)([x, x.flip(1)], ids=torch.zeros(len(x)).long()),
 }
 
 
@@ -147,7 +151,7 @@ def _mean(loops: definitions.Loops) -> float:
 
 @EVERY_IMPL
 def test_duplicated_sample_leaves_a_floor_without_ids(impl: str) -> None:
-    """Five samples, two of them the same, perfectly encoded: ids remove the floor that the duplicate puts under the loss."""
+    """Five samples, two of them the same, perfectly encoded: ids remove the floor under the loss."""
     perfect = torch.eye(5, dtype=torch.float64)
     perfect[1] = perfect[0]
     ids = duplicate_ids(5)
@@ -188,8 +192,53 @@ def test_soft_target_losses_mask_nothing_by_id(impl: str) -> None:
     x, side, ids = fixture.z(0), fixture.side_embeddings()[:6], torch.tensor([3, 3, 4, 4, 5, 5])
     xsample = losses.XSampleLoss(impl=impl)
     assert torch.equal(xsample(x, side, ids=ids), xsample(x, side))
-    general, graph = losses.GraphContrastiveLoss(temperature=0.1, impl=impl), graphs.LabelGraph(torch.tensor([0, 0, 1, 1, 2, 2]))
+    general, graph = (
+        losses.GraphContrastiveLoss(temperature=0.1, impl=impl),
+        graphs.LabelGraph(torch.tensor([0, 0, 1, 1, 2, 2])),
+    )
     assert torch.equal(general(x, x, graph, ids=ids), general(x, x, graph))
+
+
+def test_sparse_graph_names_its_keys_by_id() -> None:
+    """Edges to ids reach every row of that id, also the other view; the anchor itself is only dropped by the mask."""
+    x, ids = torch.cat([fixture.z(0)[:3], fixture.z(1)[:3]]), torch.tensor([30, 10, 20]).repeat(2)
+    related = {30: [30, 10], 10: [20], 20: [99]}
+    edges = [related[int(i)] for i in ids]
+    crow = torch.tensor([0, *[len(e) for e in edges]]).cumsum(0)
+    by_id = graphs.SparseGraph(crow, torch.tensor([i for e in edges for i in e]))
+    weights = torch.tensor([[float(int(b) in related[int(a)]) for b in ids] for a in ids])
+    not_self = ~torch.eye(6, dtype=torch.bool)
+    values, valid = definitions.graph_contrastive(x, x, weights, temperature=0.1, mask=not_self)
+    assert valid == [True, True, False] * 2
+    got = losses.XSampleLoss(reduction="none")(x, by_id, ids=ids)
+    assert torch.allclose(got, values, atol=1e-9)
+    general = losses.GraphContrastiveLoss(temperature=0.1)(x, x, by_id, mask=not_self, ids=ids)
+    assert general.item() == pytest.approx(values.sum().item() / 4, abs=1e-9)
+    with pytest.raises(ValueError, match="ids"):
+        losses.XSampleLoss()(x, by_id)
+
+
+@EVERY_IMPL
+def test_bias_of_a_mask_enters_the_partition_only(impl: str) -> None:
+    x, y = fixture.z(0), fixture.z(1)
+    bias = torch.linspace(-2, 2, 6, dtype=torch.float64)
+    loss = losses.GraphContrastiveLoss(temperature=0.2, reduction="none", impl=impl)
+    got = loss(x, y, graphs.PairGraph(6), mask=PairMask.bias(bias))
+    scores = x @ y.T / 0.2
+    assert torch.allclose(got, torch.logsumexp(scores + bias, 1) - scores.diagonal(), atol=1e-9)
+
+
+@EVERY_IMPL
+def test_learnt_side_embeddings_of_a_graph_are_constants_of_a_loss(impl: str) -> None:
+    x, side = fixture.z(0).requires_grad_(), fixture.rows(11, 6, dim=3).requires_grad_()
+    kernel = graphs.KernelGraph(side, temperature=0.3)
+    mixed = graphs.MixtureGraph([kernel, graphs.PairGraph(6)], [1.0, 1.0])
+    for graph in (kernel, kernel.row_normalised(), mixed):
+        x.grad = None
+        losses.GraphContrastiveLoss(temperature=0.1, impl=impl)(x, fixture.z(1), graph).backward()
+        assert side.grad is None
+        assert x.grad is not None
+        assert x.grad.any()
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
@@ -201,7 +250,10 @@ def test_labels_of_any_integer_width(dtype: torch.dtype) -> None:
 def _no_rows(name: str) -> tuple[list[object], dict[str, Tensor]]:
     case = CASES[name]
     call = case.random(3, 4)
-    empty = [a if isinstance(a, Tensor) and a.ndim == 0 else [t[:0] for t in a] if isinstance(a, list) else a[:0] for a in call.args]
+    empty = [
+        a if isinstance(a, Tensor) and a.ndim == 0 else [t[:0] for t in a] if isinstance(a, list) else a[:0]
+        for a in call.args
+    ]
     return empty, {}
 
 

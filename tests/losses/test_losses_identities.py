@@ -8,8 +8,10 @@ import fixture
 import pytest
 import torch
 import torch.nn.functional as F
-from kinfolk import graphs, losses
+from closeness import close, slope
 from torch import Tensor
+
+from kinfolk import graphs, losses
 
 EVERY_IMPL = pytest.mark.parametrize("impl", ["reference", "chunked"])
 Z0, Z1, Z2 = fixture.z(0), fixture.z(1), fixture.z(2)
@@ -19,21 +21,9 @@ PARTIAL = torch.tensor([0, 0, 1, 1, -1, -1]).repeat(2)
 NOT_SELF = ~torch.eye(12, dtype=torch.bool)
 
 
-def close(got: Tensor | float, expected: Tensor | float, atol: float = 1e-9) -> None:
-    got, expected = (torch.as_tensor(v, dtype=torch.float64).detach() for v in (got, expected))
-    torch.testing.assert_close(got, expected, atol=atol, rtol=0)
-
-
-def slope(value: Tensor, at: Tensor) -> Tensor:
-    return torch.autograd.grad(value, at, retain_graph=True)[0]
-
-
 def simplex(n: int) -> Tensor:
     """n unit rows with equal angles, -1 / (n - 1) between any two."""
     return F.normalize(torch.eye(n, dtype=torch.float64) - 1 / n, dim=1)
-
-
-# --- golden values -------------------------------------------------------------------------------------------------------
 
 
 @EVERY_IMPL
@@ -67,9 +57,6 @@ def test_golden_cacr(impl: str) -> None:
     close(losses.CACRLoss(beta=0.0, impl=impl)(views), 0.2787751993)
     close(losses.CACRLoss(alpha=0.0, impl=impl)(views), -1.4491290618)
     close(losses.CACRLoss(attraction="uniform", repulsion="uniform", impl=impl)(views), -1.9747867907)
-
-
-# --- NT-Xent -------------------------------------------------------------------------------------------------------------
 
 
 @EVERY_IMPL
@@ -115,7 +102,7 @@ def test_ntxent_is_softplus_of_dcl_per_anchor(impl: str) -> None:
 def test_ntxent_is_supcon_with_ids_as_labels(form: str, impl: str) -> None:
     x, y = (STACKED.clone().requires_grad_() for _ in range(2))
     ntxent = losses.NTXentLoss(reduction="none", impl=impl)(x[:6], x[6:])
-    supcon = losses.SupConLoss(form=form, reduction="none", impl=impl)(y, fixture.ids())  # type: ignore[arg-type]
+    supcon = losses.SupConLoss(form=form, reduction="none", impl=impl)(y, fixture.ids())
     close(supcon, ntxent)
     close(slope(supcon.mean(), y), slope(ntxent.mean(), x), atol=1e-8)
 
@@ -128,9 +115,6 @@ def test_ntxent_is_xsample_with_one_hot_ids(impl: str) -> None:
     xsample = losses.XSampleLoss(graph_temperature=1e-3, impl=impl)(y, one_hot)
     close(xsample, ntxent)
     close(slope(xsample, y), slope(ntxent, x), atol=1e-8)
-
-
-# --- InfoNCE -------------------------------------------------------------------------------------------------------------
 
 
 @EVERY_IMPL
@@ -175,22 +159,19 @@ def test_infonce_exclusion_forms(impl: str) -> None:
     close(loss(Z0, Z1, queue, exclude=(-torch.ones_like(labels), -torch.ones_like(queue_labels))), plain, atol=1e-12)
 
 
-# --- SupCon --------------------------------------------------------------------------------------------------------------
-
-
 @EVERY_IMPL
 def test_supcon_in_is_at_most_out_per_anchor(impl: str) -> None:
-    out, inside = (losses.SupConLoss(form=f, reduction="none", impl=impl)(STACKED, LABELS) for f in ("out", "in"))  # type: ignore[arg-type]
+    out, inside = (losses.SupConLoss(form=f, reduction="none", impl=impl)(STACKED, LABELS) for f in ("out", "in"))
     assert (inside < out).all()
     single = fixture.ids()
-    close(*(losses.SupConLoss(form=f, reduction="none", impl=impl)(STACKED, single) for f in ("out", "in")))  # type: ignore[arg-type]
+    close(*(losses.SupConLoss(form=f, reduction="none", impl=impl)(STACKED, single) for f in ("out", "in")))
 
 
 @EVERY_IMPL
 @pytest.mark.parametrize("form", ["out", "in"])
 def test_supcon_of_constant_features(form: str, impl: str) -> None:
     same = Z0[:1].repeat(12, 1)
-    close(losses.SupConLoss(form=form, impl=impl)(same, LABELS), math.log(11))  # type: ignore[arg-type]
+    close(losses.SupConLoss(form=form, impl=impl)(same, LABELS), math.log(11))
 
 
 @EVERY_IMPL
@@ -215,8 +196,12 @@ def test_supcon_pulls_with_class_sums(impl: str) -> None:
 
 
 @EVERY_IMPL
-@pytest.mark.parametrize(("dtype", "graph_temperature", "atol"), [(torch.float64, 1e-3, 1e-9), (torch.float32, 1e-5, 1e-4)])
-def test_supcon_is_xsample_with_one_hot_labels(dtype: torch.dtype, graph_temperature: float, atol: float, impl: str) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "graph_temperature", "atol"), [(torch.float64, 1e-3, 1e-9), (torch.float32, 1e-5, 1e-4)]
+)
+def test_supcon_is_xsample_with_one_hot_labels(
+    dtype: torch.dtype, graph_temperature: float, atol: float, impl: str
+) -> None:
     one_hot = F.one_hot(LABELS).to(dtype)
     x, y = (STACKED.to(dtype).requires_grad_() for _ in range(2))
     xsample = losses.XSampleLoss(graph_temperature=graph_temperature, impl=impl)(x, one_hot)
@@ -245,84 +230,6 @@ def test_supcon_against_the_scaled_published_code() -> None:
     close(theirs / losses.SupConLoss()(STACKED, LABELS), 10 / 7)
 
 
-# --- X-CLR and soft targets ----------------------------------------------------------------------------------------------
-
-
-@EVERY_IMPL
-def test_xsample_with_flat_relations_has_uniform_targets(impl: str) -> None:
-    one_class = losses.SupConLoss(impl=impl)(STACKED, torch.zeros(12, dtype=torch.int64))
-    close(losses.XSampleLoss(graph_temperature=1e12, impl=impl)(STACKED, fixture.side_embeddings()), one_class)
-
-
-def row_entropies(side: Tensor, temperature: float) -> Tensor:
-    unit = F.normalize(side, dim=1)
-    target = torch.softmax((unit @ unit.T / temperature).masked_fill(~NOT_SELF, -math.inf), 1)
-    return -torch.special.xlogy(target, target).sum(1)
-
-
-@EVERY_IMPL
-@pytest.mark.parametrize("graph_temperature", [0.05, 0.1, 0.5, 3.0])
-def test_xsample_is_at_least_the_targets_entropy(graph_temperature: float, impl: str) -> None:
-    side = fixture.side_embeddings()
-    each = losses.XSampleLoss(graph_temperature=graph_temperature, reduction="none", impl=impl)(STACKED, side)
-    assert (each >= row_entropies(side, graph_temperature) - 1e-12).all()
-
-
-@EVERY_IMPL
-def test_xsample_of_its_own_relations_is_the_entropy_without_gradient(impl: str) -> None:
-    x = STACKED.clone().requires_grad_()
-    each = losses.XSampleLoss(temperature=0.2, graph_temperature=0.2, reduction="none", impl=impl)(x, x.detach())
-    close(each, row_entropies(STACKED, 0.2))
-    assert slope(each.mean(), x).abs().max() < 1e-10
-
-
-@EVERY_IMPL
-def test_xsample_forms_agree(impl: str) -> None:
-    """Side embeddings, kernel graph, dense graph, class table and attention are one loss, in value and gradient."""
-    table, y = fixture.rows(15, 3, dim=3), LABELS
-    side = table[y]
-    kernel = graphs.KernelGraph(side, temperature=0.3)
-    dense = graphs.DenseGraph(torch.exp(side @ side.T / 0.3))
-    classes = graphs.ClassGraph.from_similarities(y, table @ table.T, 0.3)
-    loss = losses.XSampleLoss(temperature=0.15, graph_temperature=0.3, impl=impl)
-    general = losses.GraphContrastiveLoss(temperature=0.15, impl=impl)
-    found = []
-    for relation in (side, kernel, dense, classes):
-        x = STACKED.clone().requires_grad_()
-        value = loss(x, relation)
-        found.append((value, slope(value, x)))
-    for graph in (kernel, dense, classes):
-        x = STACKED.clone().requires_grad_()
-        value = general(x, x, graph, mask=NOT_SELF)
-        found.append((value, slope(value, x)))
-    x = STACKED.clone().requires_grad_()
-    bias = torch.zeros(12, 12, dtype=torch.float64).masked_fill(~NOT_SELF, -math.inf)
-    pooled = F.scaled_dot_product_attention(side[None], side[None], x[None], attn_mask=bias, scale=1 / 0.3)[0]
-    partition = torch.logsumexp((x @ x.T / 0.15).masked_fill(~NOT_SELF, -math.inf), 1)
-    attended = (partition - (x * pooled).sum(1) / 0.15).mean()
-    # The library normalises inside; on unit rows that removes the radial part of the gradient.
-    radial = slope(attended, x)
-    found.append((attended, radial - (radial * STACKED).sum(1, keepdim=True) * STACKED))
-    for value, gradient in found[1:]:
-        close(value, found[0][0])
-        close(gradient, found[0][1], atol=1e-8)
-
-
-@EVERY_IMPL
-def test_xsample_with_tiny_graph_temperature_does_not_cancel(impl: str) -> None:
-    """Self carries all of the unmasked mass here; removing it after the softmax would leave 0 / 0."""
-    side = fixture.rows(11, 12, dim=3)
-    x = STACKED.clone().requires_grad_()
-    value = losses.XSampleLoss(graph_temperature=1e-4, impl=impl)(x, side)
-    nearest = (side @ side.T).masked_fill(~NOT_SELF, -math.inf).argmax(1)
-    target = F.one_hot(nearest, 12)
-    close(value, losses.GraphContrastiveLoss(temperature=0.1)(STACKED, STACKED, target.double(), mask=NOT_SELF), atol=1e-6)
-    assert torch.isfinite(slope(value, x)).all()
-
-
-# --- DCL -----------------------------------------------------------------------------------------------------------------
-
-
 @EVERY_IMPL
 def test_dclw_with_a_wide_kernel_is_dcl(impl: str) -> None:
     close(losses.DCLLoss(sigma=1e12, impl=impl)(Z0, Z1), losses.DCLLoss(impl=impl)(Z0, Z1))
@@ -330,7 +237,7 @@ def test_dclw_with_a_wide_kernel_is_dcl(impl: str) -> None:
 
 @EVERY_IMPL
 def test_dclw_weights_average_to_one(impl: str) -> None:
-    """DCL - DCLW = (w - 1) s, so the weights can be read from the values; both directions of a pair carry one weight."""
+    """DCL - DCLW = (w - 1) s gives the weights; both directions of a pair carry the same."""
     dcl, dclw = (losses.DCLLoss(sigma=s, reduction="none", impl=impl)(Z0, Z1) for s in (None, 0.2))
     pairs = ((Z0 * Z1).sum(1) / 0.1).repeat(2)
     weights = (dcl - dclw) / pairs + 1
@@ -344,9 +251,6 @@ def test_dcl_is_the_logsumexp_of_the_union_of_both_views() -> None:
     logits = torch.stack([x[0] @ x[1], x[0] @ y[1]]) / 0.1
     first = losses.DCLLoss(reduction="none")(x, y)[0]
     close(first, torch.logsumexp(logits, 0) - x[0] @ y[0] / 0.1)
-
-
-# --- CLIP ----------------------------------------------------------------------------------------------------------------
 
 
 @EVERY_IMPL

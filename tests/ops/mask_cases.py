@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from pairwise_loops import Kept, both, everything, keep_where
 from torch import Generator, Tensor
 
-if TYPE_CHECKING:
-    from kinfolk.ops import PairMask
+from kinfolk.ops import PairMask
 
-Case = tuple["PairMask | Tensor | None", Kept]
+Case = tuple[Any, Kept]  # a PairMask, a plain bool matrix or None, and what it means
 
 
 def _ids(count: int, generator: Generator, kinds: int = 4) -> Tensor:
@@ -26,23 +25,17 @@ def _equal(a: Tensor, b: Tensor) -> Callable[[int, int], bool]:
 
 
 def exclude(n: int, m: int, generator: Generator) -> Case:
-    from kinfolk.ops import PairMask
-
     a, b = _ids(n, generator), _ids(m, generator)
     equal = _equal(a, b)
     return PairMask.exclude(a, b), keep_where(n, m, lambda i, j: not equal(i, j))
 
 
 def only(n: int, m: int, generator: Generator) -> Case:
-    from kinfolk.ops import PairMask
-
     a, b = _ids(n, generator, 3), _ids(m, generator, 3)
     return PairMask.only(a, b), keep_where(n, m, _equal(a, b))
 
 
 def only_union(n: int, m: int, generator: Generator) -> Case:
-    from kinfolk.ops import PairMask
-
     a, b, c, d = _ids(n, generator), _ids(m, generator), _ids(n, generator, 5), _ids(m, generator, 5)
     first, second = _equal(a, b), _equal(c, d)
     kept = keep_where(n, m, lambda i, j: first(i, j) or second(i, j))
@@ -50,28 +43,20 @@ def only_union(n: int, m: int, generator: Generator) -> Case:
 
 
 def exclude_self(n: int, m: int, generator: Generator) -> Case:
-    from kinfolk.ops import PairMask
-
     return PairMask.exclude_self(n, m), keep_where(n, m, lambda i, j: i != j)
 
 
 def exclude_self_shifted(n: int, m: int, generator: Generator) -> Case:
-    from kinfolk.ops import PairMask
-
     return PairMask.exclude_self(n, m, offset=2), keep_where(n, m, lambda i, j: j != i + 2)
 
 
 def exclude_columns(n: int, m: int, generator: Generator) -> Case:
-    from kinfolk.ops import PairMask
-
     index = torch.randint(-1, m, (n, 3), generator=generator)
     dropped = index.tolist()
     return PairMask.exclude_columns(index, m), keep_where(n, m, lambda i, j: j not in dropped[i])
 
 
 def dense(n: int, m: int, generator: Generator) -> Case:
-    from kinfolk.ops import PairMask
-
     keep = torch.rand(n, m, generator=generator) < 0.6
     return PairMask.from_dense(keep), Kept(keep)
 
@@ -91,15 +76,11 @@ def no_mask(n: int, m: int, generator: Generator) -> Case:
 
 
 def column_bias(n: int, m: int, generator: Generator) -> Case:
-    from kinfolk.ops import PairMask
-
     bias = torch.randn(m, generator=generator, dtype=torch.float64)
     return PairMask.bias(bias, n), Kept(everything(n, m).keep, bias.expand(n, m))
 
 
 def bias_on_equal(n: int, m: int, generator: Generator) -> Case:
-    from kinfolk.ops import PairMask
-
     a, b = _ids(n, generator), _ids(m, generator)
     equal = keep_where(n, m, _equal(a, b)).keep
     return PairMask.bias_on_equal(a, b, -1.25), Kept(everything(n, m).keep, -1.25 * equal.double())
@@ -110,7 +91,7 @@ def conjunction(*forms: Callable[[int, int, Generator], Case]) -> Callable[[int,
         mask, kept = forms[0](n, m, generator)
         for form in forms[1:]:
             other, other_kept = form(n, m, generator)
-            mask, kept = mask & other, both(kept, other_kept)  # type: ignore[operator]
+            mask, kept = mask & other, both(kept, other_kept)
         return mask, kept
 
     return build

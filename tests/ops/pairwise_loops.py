@@ -1,8 +1,8 @@
 """The pairwise primitives as double loops in float64, and the mask forms as Python predicates on one pair of indices.
 
-Scalars are float64 tensors, so autograd gives the definition's own gradient. A row that keeps nothing has no terms: -inf for
-a logsumexp, 0 for a sum or a mean, and no gradient. A bias is added to a pair's logit: of a logsumexp, of the weights of a mean,
-of the argument of a sum's function, of a top-k's product.
+Scalars are float64 tensors, so autograd gives the definition's own gradient. A row that keeps nothing has no terms:
+-inf for a logsumexp, 0 for a sum or a mean, and no gradient. A bias is added to a pair's logit: of a logsumexp, of the
+weights of a mean, of the argument of a sum's function, of a top-k's product.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ def row_logsumexp(x: Tensor, y: Tensor, *, scale: Number, kept: Kept, normalize:
     return torch.stack([_lse([_biased(s, kept, i, j) for j in kept.columns(i)]) for i in range(len(x))])
 
 
-def two_way_logsumexp(x: Tensor, y: Tensor, *, scale: Number, kept: Kept, normalize: bool = False) -> tuple[Tensor, Tensor]:
+def two_way_logsumexp(
+    x: Tensor, y: Tensor, *, scale: Number, kept: Kept, normalize: bool = False
+) -> tuple[Tensor, Tensor]:
     s = scores(x, y, scale, normalize=normalize)
     over_columns = [_lse([_biased(s, kept, i, j) for j in kept.columns(i)]) for i in range(len(x))]
     over_rows = [_lse([_biased(s, kept, i, j) for i in kept.rows(j)]) for j in range(len(y))]
@@ -107,7 +109,9 @@ def row_softmax_mean(
             continue
         bias = 0.0 if kept.bias is None else kept.bias[i, kept.columns(i)]
         weights = torch.softmax(weight_scale * torch.stack(terms) + bias, 0)
-        values.append(_sum([w * t for w, t in zip(weights.detach() if detach_weights else weights, terms, strict=True)]))
+        values.append(
+            _sum([w * t for w, t in zip(weights.detach() if detach_weights else weights, terms, strict=True)])
+        )
     return torch.stack(values)
 
 
@@ -123,7 +127,9 @@ def row_sum(
 ) -> Tensor:
     s = scores(x, y, scale, normalize=normalize)
     shift = torch.zeros(len(x), dtype=torch.float64) if row_shift is None else row_shift
-    return torch.stack([_sum([FUNCTIONS[fn](_biased(s, kept, i, j) - shift[i]) for j in kept.columns(i)]) for i in range(len(x))])
+    return torch.stack(
+        [_sum([FUNCTIONS[fn](_biased(s, kept, i, j) - shift[i]) for j in kept.columns(i)]) for i in range(len(x))]
+    )
 
 
 def row_topk(

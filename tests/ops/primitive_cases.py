@@ -10,8 +10,9 @@ from typing import Any
 import mask_cases
 import pairwise_loops as loops
 import torch
-from kinfolk import ops
 from torch import Tensor
+
+from kinfolk import ops
 
 IMPLS = ["reference", "chunked"]
 
@@ -34,7 +35,7 @@ def _softmax_mean(rate: float, detach: bool) -> Primitive:
 
 def _sum(fn: str) -> Primitive:
     return Primitive(
-        lambda x, y, **kw: ops.row_sum(x, y, fn=fn, **kw),  # type: ignore[arg-type]
+        lambda x, y, **kw: ops.row_sum(x, y, fn=fn, **kw),
         lambda x, y, **kw: loops.row_sum(x, y, fn=fn, **kw),
     )
 
@@ -59,5 +60,3 @@ def random_pair(n: int, m: int, d: int, seed: int = 0, dtype: torch.dtype = torc
     x = torch.randn(n, d, generator=generator, dtype=torch.float64) / math.sqrt(d)
     y = torch.randn(m, d, generator=generator, dtype=torch.float64) / math.sqrt(d)
     return x.to(dtype), y.to(dtype)
-
-

@@ -5,12 +5,15 @@ from __future__ import annotations
 import mask_cases
 import pytest
 import torch
+
 from kinfolk.ops import PairMask
 
 SHAPES = [(1, 1), (3, 2), (7, 9), (9, 7)]
 
 
-@pytest.mark.parametrize("name", [name for name in mask_cases.MASKS if name not in ("no mask", "plain bool", "nothing kept")])
+@pytest.mark.parametrize(
+    "name", [name for name in mask_cases.MASKS if name not in ("no mask", "plain bool", "nothing kept")]
+)
 @pytest.mark.parametrize(("n", "m"), SHAPES)
 def test_dense_form_is_the_predicate(name: str, n: int, m: int) -> None:
     mask, kept = mask_cases.MASKS[name](n, m, torch.Generator().manual_seed(n * m))
@@ -98,7 +101,7 @@ def test_bad_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(2, 1\)"):
         PairMask.exclude(ids[:, None], ids)
     with pytest.raises(TypeError, match="tensor"):
-        PairMask.exclude([0, 1], ids)  # type: ignore[arg-type]
+        PairMask.exclude([0, 1], ids)
     with pytest.raises(ValueError, match=r"(?s)2.*3"):
         PairMask.only(ids, ids, or_ids=(torch.arange(3), ids))
     with pytest.raises(ValueError, match=r"\(2,\)"):

@@ -10,9 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kinfolk import ops
 from primitive_cases import IMPLS, PRIMITIVES, random_pair
 from torch import Tensor
+
+from kinfolk import ops
 
 ROW_FUNCTIONS = [name for name in PRIMITIVES if name != "two_way_logsumexp"]
 
@@ -33,7 +34,9 @@ def test_row_that_keeps_nothing_sends_no_gradient(name: str, impl: str) -> None:
     empty = -math.inf if name == "row_logsumexp" else 0.0
     assert value[[0, 2]].tolist() == [empty, empty]
     # The upstream gradient of the empty rows is not zero: they must ignore it.
-    gx, gy, gs = torch.autograd.grad(value, [x, y, scale], grad_outputs=torch.ones(4, dtype=torch.float64), allow_unused=True)
+    gx, gy, gs = torch.autograd.grad(
+        value, [x, y, scale], grad_outputs=torch.ones(4, dtype=torch.float64), allow_unused=True
+    )
     assert gx[[0, 2]].abs().max() == 0
     assert gx[[1, 3]].abs().min() > 0
     xs, ys = (t.detach()[i].clone().requires_grad_() for t, i in ((x, [1, 3]), (y, slice(None))))
@@ -197,7 +200,9 @@ def test_layout_of_the_inputs_does_not_matter(name: str, layout: str, impl: str)
     expected = PRIMITIVES[name].define(view(c), view(d), scale=1.1, kept=loops.everything(n, m))
     loops.assert_close(got, expected, atol=1e-9)
     upstream = torch.linspace(1, 2, len(expected), dtype=torch.float64)
-    for ours, theirs in zip(loops.gradients(got, upstream, [a, b]), loops.gradients(expected, upstream, [c, d]), strict=True):
+    for ours, theirs in zip(
+        loops.gradients(got, upstream, [a, b]), loops.gradients(expected, upstream, [c, d]), strict=True
+    ):
         loops.assert_close(ours, theirs, atol=1e-8)
 
 
@@ -230,14 +235,18 @@ def test_gradient_of_one_side_only(name: str) -> None:
     whole_x, whole_y = x.clone().requires_grad_(), y.clone().requires_grad_()
     whole = torch.autograd.grad(PRIMITIVES[name].call(whole_x, whole_y, scale=1.1).sum(), [whole_x, whole_y])
     only_x, only_y = x.clone().requires_grad_(), y.clone().requires_grad_()
-    loops.assert_close(torch.autograd.grad(PRIMITIVES[name].call(only_x, y, scale=1.1).sum(), only_x)[0], whole[0], atol=1e-12)
-    loops.assert_close(torch.autograd.grad(PRIMITIVES[name].call(x, only_y, scale=1.1).sum(), only_y)[0], whole[1], atol=1e-12)
+    loops.assert_close(
+        torch.autograd.grad(PRIMITIVES[name].call(only_x, y, scale=1.1).sum(), only_x)[0], whole[0], atol=1e-12
+    )
+    loops.assert_close(
+        torch.autograd.grad(PRIMITIVES[name].call(x, only_y, scale=1.1).sum(), only_y)[0], whole[1], atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("mask", ["union & exclude", "exclude & bias"])
 @pytest.mark.parametrize("name", PRIMITIVES)
 def test_tiles_of_their_real_size(name: str, mask: str) -> None:
-    """Odd sizes just above one tile, where loops are too slow: the reference, checked against loops elsewhere, judges."""
+    """Odd sizes just above one tile, too many pairs for loops: the reference, held to loops elsewhere, judges."""
     n, m = 517, 1031
     built, _ = mask_cases.MASKS[mask](n, m, torch.Generator().manual_seed(0))
     x, y = random_pair(n, m, 3)
@@ -285,7 +294,9 @@ def test_any_mask_pattern(keep: list[list[bool]], name: str, impl: str, normaliz
 def test_any_ids(row_ids: list[int], column_ids: list[int], offset: int) -> None:
     a, b, n, m = torch.tensor(row_ids), torch.tensor(column_ids), len(row_ids), len(column_ids)
     mask = ops.PairMask.exclude(a, b) & ops.PairMask.exclude_self(n, m, offset=offset)
-    kept = loops.keep_where(n, m, lambda i, j: not (row_ids[i] >= 0 and row_ids[i] == column_ids[j]) and j != i + offset)
+    kept = loops.keep_where(
+        n, m, lambda i, j: not (row_ids[i] >= 0 and row_ids[i] == column_ids[j]) and j != i + offset
+    )
     assert torch.equal(mask.to_dense(), kept.keep)
     x, y = random_pair(n, m, 2)
     expected = loops.row_logsumexp(x, y, scale=1.0, kept=kept)

@@ -8,13 +8,16 @@ import mask_cases
 import pairwise_loops as loops
 import pytest
 import torch
-from kinfolk import ops
 from primitive_cases import CASES, IMPLS, PRIMITIVES, random_pair
+
+from kinfolk import ops
 
 SHAPES = [(1, 1, 1), (2, 3, 64), (7, 4, 3)]
 
 
-def check_against_loops(name: str, mask_name: str, impl: str, n: int, m: int, d: int, *, normalize: bool = False) -> None:
+def check_against_loops(
+    name: str, mask_name: str, impl: str, n: int, m: int, d: int, *, normalize: bool = False
+) -> None:
     primitive = PRIMITIVES[name]
     mask, kept = mask_cases.MASKS[mask_name](n, m, torch.Generator().manual_seed(n + 7 * m))
     inputs = [*random_pair(n, m, d), torch.tensor(1.7, dtype=torch.float64)]
@@ -103,7 +106,10 @@ def test_same_tensor_on_both_sides_is_two_equal_tensors(name: str, mask: str, im
 def test_symmetric_ids_mask_on_equal_tensors(name: str, impl: str) -> None:
     """A mask of equal ids on both sides is what an implementation may take as symmetric."""
     ids = torch.tensor([0, 1, 2, 0, 1, 2, -1, -1, 5])
-    mask, kept = ops.PairMask.exclude(ids, ids), loops.keep_where(9, 9, lambda i, j: ids[i] < 0 or ids[i] != ids[j])
+    mask, kept = (
+        ops.PairMask.exclude(ids, ids),
+        loops.keep_where(9, 9, lambda i, j: bool(ids[i] < 0 or ids[i] != ids[j])),
+    )
     x = random_pair(9, 9, 4)[0].requires_grad_()
     a, b = (x.detach().clone().requires_grad_() for _ in range(2))
     got = PRIMITIVES[name].call(x, x, scale=2.0, mask=mask, normalize=True, impl=impl)
@@ -127,7 +133,11 @@ def test_row_shift_enters_and_receives_gradient(fn: Any, impl: str, normalize: b
     expected = loops.row_sum(xs, ys, row_shift=shifts, kept=kept, **more)
     loops.assert_close(got, expected, atol=1e-9)
     upstream = torch.linspace(1, 2, 6, dtype=torch.float64)
-    pairs = zip(loops.gradients(got, upstream, [x, y, shift]), loops.gradients(expected, upstream, [xs, ys, shifts]), strict=True)
+    pairs = zip(
+        loops.gradients(got, upstream, [x, y, shift]),
+        loops.gradients(expected, upstream, [xs, ys, shifts]),
+        strict=True,
+    )
     for a, b in pairs:
         loops.assert_close(a, b, atol=1e-8)
 
@@ -143,7 +153,10 @@ def test_column_bias_receives_its_gradient(name: str, impl: str) -> None:
     loops.assert_close(got, expected, atol=1e-9)
     upstream = torch.linspace(-1, 2, len(expected), dtype=torch.float64)
     loops.assert_close(
-        loops.gradients(got, upstream, [bias])[0], loops.gradients(expected, upstream, [same])[0], atol=1e-8, what="d/dbias"
+        loops.gradients(got, upstream, [bias])[0],
+        loops.gradients(expected, upstream, [same])[0],
+        atol=1e-8,
+        what="d/dbias",
     )
 
 

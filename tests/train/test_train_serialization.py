@@ -105,8 +105,11 @@ def test_flatten_names_every_leaf() -> None:
 def test_differences_name_the_fields() -> None:
     config = recipe("simclr-digits")
     changed = replace(config, seed=3, method=replace(config.method, temperature=0.5))
-    assert differences(config, config) == []
-    assert differences(config, changed) == ["method.temperature: 0.2 in the run, 0.5 now", "seed: 0 in the run, 3 now"]
+    assert differences(to_yaml(config), config) == []
+    assert differences(to_yaml(config), changed) == [
+        "method.temperature: 0.1 in the run, 0.5 now",
+        "seed: 0 in the run, 3 now",
+    ]
 
 
 @pytest.mark.parametrize(
