@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float64, Int64
 
+_SMALL_STEP = 50_000_000  # multiply-adds of one step below which a second thread costs more than it brings
 _LARGEST_BASIS = 4096  # above this an eigendecomposition costs more than the steps it saves
 
 
@@ -83,7 +87,8 @@ class LogisticProblem:
     def __init__(self, rows: Float64[Tensor, "n d"], labels: Int64[Tensor, " n"], *, classes: int) -> None:
         self.labels = labels
         self.classes = classes
-        self.basis, self.variance = _eigenbasis(rows)
+        with _calm_threads(min(rows.shape) ** 3):
+            self.basis, self.variance = _eigenbasis(rows)
         self.rows = rows if self.basis is None else rows @ self.basis
 
     def fit(
@@ -103,14 +108,15 @@ class LogisticProblem:
         scale = (self.variance / 4 + l2).rsqrt()[:, None]
         shape = (len(scale) + 1, self.classes)
         initial = np.zeros(shape) if start is None else self._packed(start, scale)
-        found = minimize(
-            self._value_and_gradient,
-            initial.ravel(),
-            args=(scale, l2),
-            jac=True,
-            method="L-BFGS-B",
-            options={"maxiter": max_steps, "maxfun": 2 * max_steps, "gtol": tolerance, "ftol": 1e-13},
-        )
+        with _calm_threads(self.rows.numel() * self.classes):
+            found = minimize(
+                self._value_and_gradient,
+                initial.ravel(),
+                args=(scale, l2),
+                jac=True,
+                method="L-BFGS-B",
+                options={"maxiter": max_steps, "maxfun": 2 * max_steps, "gtol": tolerance, "ftol": 1e-13},
+            )
         solution = torch.from_numpy(found.x.reshape(shape)).to(self.rows)
         weight = scale * solution[:-1]
         return LogisticModel(weight if self.basis is None else self.basis @ weight, solution[-1], bool(found.success))
@@ -130,6 +136,23 @@ class LogisticProblem:
         residual /= n
         by_weight = scale * torch.addmm(weight, self.rows.T, residual, beta=l2)
         return value.item(), torch.cat([by_weight, residual.sum(0, keepdim=True)]).cpu().numpy().ravel()
+
+
+@contextmanager
+def _calm_threads(products: int) -> Iterator[None]:
+    """Let the optimiser run on one thread, and torch too where a step is small.
+
+    The optimiser's vectors are tiny. On more threads its library's waiting workers and torch's fight for the cores,
+    and the same fit takes five times as long on two of them.
+    """
+    threads = torch.get_num_threads()
+    if products < _SMALL_STEP:
+        torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _eigenbasis(rows: Tensor) -> tuple[Tensor | None, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kinfolk.graphs import SimilarityGraph
 from kinfolk.graphs.base import as_graph
-from kinfolk.losses.base import Impl, Loss, Reduction, one_per_row, positive
+from kinfolk.losses.base import Impl, Loss, Reduction, inverse, one_per_row, positive
 from kinfolk.ops import PairMask, as_mask, prepare
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kinfolk.graphs import LabelGraph, checked_labels
-from kinfolk.losses.base import Impl, Loss, Reduction, one_per_row, positive
+from kinfolk.losses.base import Impl, Loss, Reduction, inverse, one_per_row, positive
 from kinfolk.ops import PairMask, integer_ids, prepare, row_logsumexp
 
 if TYPE_CHECKING:

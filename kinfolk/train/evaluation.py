@@ -111,6 +111,6 @@ def _check_channels(run: str | os.PathLike[str], splits: Splits) -> None:
     trained_on, found = describe_encoder(run).channels, splits.train.channels
     if trained_on != found:
         raise ValueError(
-            f"the encoder of {Path(run)} takes images with {trained_on} channel(s), and {splits.train.name} has {found};"
-            " convert the images, or train on them"
+            f"the encoder of {Path(run)} takes images with {trained_on} channel(s),"
+            f" and {splits.train.name} has {found}; convert the images, or train on them"
         )

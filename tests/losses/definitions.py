@@ -1,8 +1,8 @@
 """Every loss as its definition reads: double loops over pairs of rows, one value per anchor, in float64.
 
 The scalars are float64 tensors, so that autograd gives the definition's own gradient; nothing here is vectorised over
-pairs and nothing is shared with the library. Each function returns (values [anchors], valid): `valid` says which anchors
-have a target; an anchor without one has the value 0.
+pairs and nothing is shared with the library. Each function returns (values [anchors], valid): `valid` says which
+anchors have a target; an anchor without one has the value 0.
 """
 
 from __future__ import annotations
