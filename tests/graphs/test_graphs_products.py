@@ -186,6 +186,22 @@ def test_side_embeddings_receive_gradient_where_they_require_it(mask: str, fused
 
 
 @EVERY_IMPL
+def test_side_embeddings_related_to_themselves_receive_both_gradients(impl: str) -> None:
+    """With one tensor on both sides twice, the constant-relation shortcut must not be taken."""
+    start = torch.randn(6, 4, generator=torch.Generator().manual_seed(1)).double()
+    vectors, _ = random_pair(6, 6)
+    side, us, vs = (start.clone().requires_grad_() for _ in range(3))
+    x = vectors.clone().requires_grad_()
+    keep = ~torch.eye(6, dtype=torch.bool)
+    graph = KernelGraph(side, temperature=0.6)
+    _, got = graph.logsumexp_and_attraction(x, x, scale=1.5, mask=PairMask.exclude_self(6), impl=impl)
+    expected = loops.attraction(vectors, vectors, scale=1.5, target=kernel_target(us, vs, 0.6, keep))
+    upstream = torch.linspace(-1, 2, 6, dtype=torch.float64)
+    (ours,), theirs = loops.gradients(got, upstream, [side]), loops.gradients(expected, upstream, [us, vs])
+    loops.assert_close(ours, theirs[0] + theirs[1], atol=1e-8)
+
+
+@EVERY_IMPL
 @pytest.mark.parametrize("temperature", [1e-1, 1e-3, 1e-6])
 def test_self_is_removed_before_the_softmax(temperature: float, impl: str) -> None:
     """At tiny temperatures self has all of the mass; what is left without it must still sum to 1."""

@@ -81,6 +81,17 @@ def test_zero_rows_are_normalised_to_zero(name: str, impl: str) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_norms_are_floored_at_one_millionth(dtype: torch.dtype, impl: str) -> None:
+    """Shorter rows than that keep their direction and shrink towards 0; longer ones become unit rows."""
+    x = torch.tensor([[3e-5, 4e-5], [3e-6, 4e-6], [3e-8, 4e-8]], dtype=dtype)
+    lengths = ops.row_sum(
+        x, torch.tensor([[6.0, 8.0]], dtype=dtype), fn="identity", scale=1.0, normalize=True, impl=impl
+    )
+    assert lengths.tolist() == pytest.approx([1.0, 1.0, 0.05], rel=1e-5)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("name", ["row_logsumexp", "row_softmax_mean", "row_sum, identity"])
 def test_nan_in_a_row_is_not_hidden(name: str, impl: str) -> None:
     x, y = random_pair(4, 5, 3)
