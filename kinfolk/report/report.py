@@ -30,8 +30,12 @@ def write_report(run: str | os.PathLike[str], *, seed: int = 0) -> Path:
         FileNotFoundError: `run` is not the folder of a run, or its data is gone.
 
     Example:
-        >>> write_report("runs/simclr-digits")  # doctest: +SKIP
-        PosixPath('runs/simclr-digits/report/index.html')
+        >>> import tempfile
+        >>> from kinfolk.recipes import recipe, smoke
+        >>> from kinfolk.train import fit
+        >>> run = fit(smoke(recipe("simclr-digits")), out=tempfile.mkdtemp())
+        >>> write_report(run).name
+        'index.html'
     """
     material = read_material(Path(run), seed=seed)
     sections = [
