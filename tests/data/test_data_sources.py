@@ -285,7 +285,7 @@ def write_idx(path: Path, array: np.ndarray, *, compressed: bool = False) -> Non
     code = {"uint8": 8, "int32": 0x0C, "float32": 0x0D}[array.dtype.name]
     data = bytes([0, 0, code, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
     data += array.astype(array.dtype.newbyteorder(">")).tobytes()
-    path.write_bytes(gzip.compress(data) if compressed else data)
+    path.write_bytes(gzip.compress(data, mtime=0) if compressed else data)
 
 
 class TestIDX:
@@ -304,7 +304,7 @@ class TestIDX:
             (b"PNG....", "not an IDX file"),
             (b"\0\0\x08\x02\0\0", "truncated"),
             (b"\0\0\x08\x01\0\0\0\x05abc", "should hold 13 bytes"),
-            (gzip.compress(bytes(100))[:-12], "damaged gzip"),
+            (gzip.compress(bytes(100), mtime=0)[:-12], "damaged gzip"),
         ],
     )
     def test_damaged_files_are_named(self, tmp_path: Path, content: bytes, message: str) -> None:
