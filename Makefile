@@ -4,14 +4,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.kinfolk-installed
 RUN ?= runs/demo
+OUT ?= runs/gpu
 
-.PHONY: setup demo test check bench docs clean
+.PHONY: setup demo test check bench gpu docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   train an encoder on real images without labels, evaluate it, write its report (about a minute)"
 	@echo "make test   run all tests with coverage        make check   formatting, lint, types"
-	@echo "make bench  time the losses                    make docs    build the documentation    make setup   install only"
+	@echo "make bench  time and memory of the losses      make docs    build the documentation    make setup   install only"
+	@echo "make gpu PYTHON=python3 OUT=folder   GPU tests and benchmarks in under eight minutes; installs nothing"
 
 setup: $(STAMP)
 
@@ -35,7 +37,12 @@ check: $(STAMP)
 	$(BIN)/mypy kinfolk benchmarks
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks losses
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[bench]"
+	$(BIN)/python -m benchmarks losses --docs $(if $(PEERS),--peers $(PEERS))
+	$(BIN)/python -m benchmarks scaling --docs
+
+gpu:
+	PYTHONPATH="$(CURDIR)" $(PYTHON) -W ignore -m benchmarks gpu --out "$(OUT)" $(if $(PEERS),--peers $(PEERS))
 
 docs: $(STAMP)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[docs]"

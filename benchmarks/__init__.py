@@ -1,1 +1,1 @@
-"""Speed and memory, measured against others in the same run: ``python -m benchmarks NAME [--smoke]``."""
+"""Speed, memory and gradients, measured against others in the same run: ``python -m benchmarks NAME [--smoke]``."""

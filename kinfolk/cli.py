@@ -80,6 +80,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
         arguments.parser.error(f"which recipe? One of {', '.join(RECIPES)}, a config.yaml, or a run's folder")
     config = _overridden(_base_config(arguments), arguments)
+    from kinfolk.distributed import rank
     from kinfolk.train import fit
 
     run = fit(
@@ -89,6 +90,8 @@ def _train(arguments: argparse.Namespace) -> None:
         resume=arguments.resume,
         init=arguments.init,
     )
+    if rank():  # the first process reports for all
+        return
     _print_table(run.records)
     print(f"\nrun     {run.folder}")
     if not arguments.no_report:

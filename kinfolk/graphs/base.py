@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kinfolk.ops import PairMask, as_mask, as_scale, choose, chunked, prepare, reference
-from kinfolk.ops.chunked.tiles import tiles, unreachable
+from kinfolk.ops import PairMask, as_mask, as_scale, check, choose, chunked, prepare, reference, row_logsumexp
+from kinfolk.ops.chunked.tiles import Walk
 from kinfolk.ops.masks import Span
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
+
+    from kinfolk.distributed import Ranks
 
     MaskLike = PairMask | Bool[Tensor, "n m"] | None
 
@@ -83,8 +85,9 @@ class SimilarityGraph(ABC):
         Returns:
             [n]; 0 with zero gradient where a row has no target.
         """
-        x, y, scale, mask = self._checked(x, y, scale, mask, normalize)
+        scale, mask = self._checked(x, y, scale, mask)
         with torch.autocast(x.device.type, enabled=False):
+            x, y = prepare(x, y, normalize=normalize)
             if choose(impl, x) == "reference":
                 return reference.attraction(x, y, scale=scale, target=self.dense_target(mask).to(x))
             return self.pull(x, y, scale, mask)
@@ -114,13 +117,17 @@ class SimilarityGraph(ABC):
         Returns:
             ``lse_j(s_ij + b_ij)`` [n] (-inf where nothing is kept) and ``sum_j T_ij s_ij`` [n].
         """
-        x, y, scale, mask = self._checked(x, y, scale, mask, normalize)
+        scale, mask = self._checked(x, y, scale, mask)
         target_mask = self.default_target_mask(mask) if target_mask is None else as_mask(target_mask, *self.shape)
         with torch.autocast(x.device.type, enabled=False):
-            if choose(impl, x) == "reference":
+            impl = choose(impl, x)
+            if impl != "triton":  # which takes half precision as it is
+                x, y = prepare(x, y, normalize=normalize)
+                normalize = False
+            if impl == "reference":
                 pull = reference.attraction(x, y, scale=scale, target=self.dense_target(target_mask).to(x))
                 return reference.row_logsumexp(x, y, scale=scale, mask=mask), pull
-            return self.partition_and_pull(x, y, scale, mask, target_mask)
+            return self.partition_and_pull(x, y, scale, mask, target_mask, normalize=normalize, impl=impl)
 
     def to_dense(self) -> Float[Tensor, "n m"]:
         """Return the weights as an explicit matrix, up to a factor per row."""
@@ -141,9 +148,48 @@ class SimilarityGraph(ABC):
         """Return the same graph over the columns at hand, where it names columns by sample id."""
         return self
 
+    def gathered(self, ranks: Ranks) -> SimilarityGraph:
+        """Return this rank's anchors related to the keys of all ranks.
+
+        Graphs made of one datum per key are gathered like the keys. A graph whose columns have numbers must have one
+        for every key of all ranks, in rank order, already.
+
+        Args:
+            ranks: who holds how many keys.
+
+        Raises:
+            ValueError: for a graph that fits neither way.
+
+        Example:
+            >>> from kinfolk.distributed import Ranks
+            >>> from kinfolk.graphs import PairGraph
+            >>> PairGraph(2).gathered(Ranks(sizes=(3, 2), rank=1))
+            PairGraph(2 x 5: row i relates to column i+3)
+        """
+        if ranks.world > 1 and self.shape[1] != ranks.total:
+            raise ValueError(
+                f"with {ranks.world} ranks this graph must have one column per key of all of them, in rank order: "
+                f"{ranks.total} keys, found {self.shape[1]} columns; or use a graph made of one datum per key."
+            )
+        return self
+
+    @property
+    def form(self) -> str:
+        """What ranks that join must agree on."""
+        return f"{type(self).__name__} of {self.shape[1]} columns"
+
     def default_target_mask(self, mask: PairMask | None) -> PairMask | None:
         """Return the target's mask where a call names none: the partition's."""
         return mask
+
+    def _is_per_key(self, ranks: Ranks) -> bool:
+        """Whether there are keys of other ranks to add; the own ones must fit."""
+        if ranks.world > 1 and self.shape[1] != ranks.sizes[ranks.rank]:
+            raise ValueError(
+                f"the graph relates {self.shape[0]} anchors to {self.shape[1]} candidates, "
+                f"found {ranks.sizes[ranks.rank]} keys on this rank."
+            )
+        return ranks.world > 1
 
     # What graphs override when they know a shorter way. Inputs are prepared: float32 or float64, checked, normalised.
 
@@ -156,7 +202,8 @@ class SimilarityGraph(ABC):
 
     def log_target_blocks(self, mask: PairMask | None) -> LogBlocks:
         """Return a function that gives blocks of log T, the rows' sums being known; a constant."""
-        normaliser = unreachable(self.log_normaliser(mask))
+        normaliser = self.log_normaliser(mask)
+        normaliser = normaliser.masked_fill(normaliser == -torch.inf, torch.inf)
 
         def block(rows: Span, columns: Span) -> Tensor:
             weights = self.log_weights(rows, columns).detach() - normaliser[slice(*rows), None]
@@ -167,17 +214,26 @@ class SimilarityGraph(ABC):
         return block
 
     def partition_and_pull(
-        self, x: Tensor, y: Tensor, scale: Tensor, mask: PairMask | None, target_mask: PairMask | None
+        self,
+        x: Tensor,
+        y: Tensor,
+        scale: Tensor,
+        mask: PairMask | None,
+        target_mask: PairMask | None,
+        *,
+        normalize: bool = False,
+        impl: str = "auto",
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """Partition and attraction; the general way is two calls."""
-        return chunked.row_logsumexp(x, y, scale=scale, mask=mask), self.pull(x, y, scale, target_mask)
+        """Partition and attraction of vectors as they came; the general way is two calls."""
+        partition = row_logsumexp(x, y, scale=scale, mask=mask, normalize=normalize, impl=impl)
+        return partition, self.pull(*prepare(x, y, normalize=normalize), scale, target_mask)
 
     @torch.no_grad()
     def log_normaliser(self, mask: PairMask | None) -> Float[Tensor, " n"]:
         """Return the logarithm of every row's kept weights' sum; -inf where there are none."""
         n, m = self.shape
         total: Tensor | None = None
-        for rows, columns in tiles(n, m):
+        for rows, columns in Walk(n, m):
             weights = self.log_weights(rows, columns).to(torch.float64, copy=True)
             if total is None:
                 total = weights.new_full((n,), -torch.inf)
@@ -201,17 +257,15 @@ class SimilarityGraph(ABC):
         weights = torch.exp(safe - normaliser.where(keep.any(1), torch.zeros_like(normaliser)).unsqueeze(1))
         return weights.where(keep, torch.zeros_like(weights))
 
-    def _checked(
-        self, x: Tensor, y: Tensor, scale: float | Tensor, mask: MaskLike, normalize: bool
-    ) -> tuple[Tensor, Tensor, Tensor, PairMask | None]:
-        with torch.autocast(x.device.type, enabled=False):
-            x, y = prepare(x, y, normalize=normalize)
+    def _checked(self, x: Tensor, y: Tensor, scale: float | Tensor, mask: MaskLike) -> tuple[Tensor, PairMask | None]:
+        check(x, y)
         if (x.shape[0], y.shape[0]) != self.shape:
             raise ValueError(
                 f"the graph relates {self.shape[0]} anchors to {self.shape[1]} candidates, "
                 f"found x {tuple(x.shape)} and y {tuple(y.shape)}."
             )
-        return x, y, as_scale(scale, x), as_mask(mask, *self.shape)
+        like = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
+        return as_scale(scale, x.new_empty(0, dtype=like)), as_mask(mask, *self.shape)
 
 
 class NormalisedGraph(SimilarityGraph):
@@ -227,16 +281,19 @@ class NormalisedGraph(SimilarityGraph):
         inner = graph.graph if isinstance(graph, NormalisedGraph) else graph
         self.graph: SimilarityGraph = inner
         self.mask: PairMask | None = _both(graph.mask, mask) if isinstance(graph, NormalisedGraph) else mask
+        self._has_target: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
         """Number of anchors and of candidates."""
         return self.graph.shape
 
-    @cached_property
+    @property
     def has_target(self) -> Bool[Tensor, " n"]:
         """Which rows relate to at least one kept candidate."""
-        return self.graph.rows_with_target(self.mask)
+        if self._has_target is None:
+            self._has_target = self.graph.rows_with_target(self.mask)
+        return self._has_target
 
     def to_dense(self) -> Float[Tensor, "n m"]:
         """Return T as an explicit matrix, exact to float64."""
@@ -267,10 +324,19 @@ class NormalisedGraph(SimilarityGraph):
         return self.graph.pull(x, y, scale, _both(self.mask, mask))
 
     def partition_and_pull(
-        self, x: Tensor, y: Tensor, scale: Tensor, mask: PairMask | None, target_mask: PairMask | None
+        self,
+        x: Tensor,
+        y: Tensor,
+        scale: Tensor,
+        mask: PairMask | None,
+        target_mask: PairMask | None,
+        *,
+        normalize: bool = False,
+        impl: str = "auto",
     ) -> tuple[Tensor, Tensor]:
         """Partition and attraction by the graph's own way."""
-        return self.graph.partition_and_pull(x, y, scale, mask, _both(self.mask, target_mask))
+        both = _both(self.mask, target_mask)
+        return self.graph.partition_and_pull(x, y, scale, mask, both, normalize=normalize, impl=impl)
 
     def default_target_mask(self, mask: PairMask | None) -> PairMask | None:
         """Return the mask that these rows were normalised over."""
@@ -280,8 +346,56 @@ class NormalisedGraph(SimilarityGraph):
         """Return the same target as a constant."""
         return NormalisedGraph(self.graph.detached(), self.mask)
 
+    def gathered(self, ranks: Ranks) -> SimilarityGraph:
+        """Gather graph and mask."""
+        if ranks.world == 1:
+            return self
+        return NormalisedGraph(self.graph.gathered(ranks), gathered_mask(self.mask, ranks))
+
+    @property
+    def form(self) -> str:
+        """What ranks that join must agree on."""
+        return f"{self.graph.form} over {mask_form(self.mask)}"
+
     def __repr__(self) -> str:
         return f"NormalisedGraph({self.graph!r}{'' if self.mask is None else f', {self.mask!r}'})"
+
+
+def gathered_mask(mask: PairMask | None, ranks: Ranks) -> PairMask | None:
+    """Return a mask over the keys of all ranks, where it is not one already.
+
+    Raises:
+        ValueError: when its columns are neither this rank's keys nor those of all.
+
+    Example:
+        >>> from kinfolk.distributed import Ranks
+        >>> gathered_mask(PairMask.exclude_self(2), Ranks(sizes=(3, 2), rank=1))
+        PairMask(2 x 5: keeps 8 of 10 pairs; drops column i+3 of row i)
+    """
+    if mask is None or ranks.world == 1:
+        return mask
+    explicit = bool(mask.kept or mask.excluded_columns)
+    if not explicit and ranks.are_own(mask.m):
+        return mask.gathered(ranks.gather, offset=ranks.offset, total=ranks.total)
+    if mask.m != ranks.total:
+        raise ValueError(
+            f"with {ranks.world} ranks a mask must have one column per key of all of them, in rank order"
+            f"{'' if explicit else ', or of this one'}: {ranks.total} keys, {ranks.sizes[ranks.rank]} of them here, "
+            f"found {mask.m} columns."
+        )
+    return mask
+
+
+def mask_form(mask: PairMask | None) -> str:
+    """Return what ranks that join must agree on.
+
+    Example:
+        >>> mask_form(None)
+        'no mask'
+    """
+    if mask is None:
+        return "no mask"
+    return f"mask ({mask.form}{f' of {mask.m} columns' if mask.kept or mask.excluded_columns else ''})"
 
 
 def _both(a: PairMask | None, b: PairMask | None) -> PairMask | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from kinfolk.distributed import debugging, require_equal
 from kinfolk.graphs.base import SimilarityGraph
 from kinfolk.graphs.label import checked_labels, only_own_place, own_place
 from kinfolk.ops import PairMask
@@ -14,6 +15,8 @@ from kinfolk.ops.masks import IdPair, Span
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
+
+    from kinfolk.distributed import Ranks
 
 
 class ClassGraph(SimilarityGraph):
@@ -44,7 +47,7 @@ class ClassGraph(SimilarityGraph):
     ) -> None:
         if weights.ndim != 2 or weights.shape[0] != weights.shape[1]:
             raise ValueError(f"weights must be a square table [C, C], found shape {tuple(weights.shape)}.")
-        if bool((weights < 0).any()) or bool(weights.isnan().any()):
+        if not torch.compiler.is_compiling() and (bool((weights < 0).any()) or bool(weights.isnan().any())):
             raise ValueError(
                 "weights must be non-negative numbers; exponentiate similarities, or use from_similarities."
             )
@@ -71,7 +74,7 @@ class ClassGraph(SimilarityGraph):
             raise ValueError(f"temperature must be positive, found {temperature}.")
         if similarities.ndim != 2 or similarities.shape[0] != similarities.shape[1]:
             raise ValueError(f"similarities must be a square table [C, C], found shape {tuple(similarities.shape)}.")
-        if not bool(torch.isfinite(similarities).all()):
+        if not torch.compiler.is_compiling() and not bool(torch.isfinite(similarities).all()):
             raise ValueError("similarities must be finite.")
         graph = cls.__new__(cls)
         shifted = similarities.detach() - similarities.detach().amax(1, keepdim=True)
@@ -83,6 +86,8 @@ class ClassGraph(SimilarityGraph):
         self.labels = IdPair(rows, rows if key_labels is None else checked_labels(key_labels, name="key_labels"))
         self.log_table = log_table
         classes = log_table.shape[0]
+        if torch.compiler.is_compiling():  # a traced program reads no values
+            return
         highest = max((int(v.max()) for v in self.labels if v.numel()), default=-1)
         if highest >= classes:
             raise ValueError(f"labels must lie below the table's {classes} classes, found {highest}.")
@@ -91,6 +96,21 @@ class ClassGraph(SimilarityGraph):
     def shape(self) -> tuple[int, int]:
         """Number of anchors and of candidates."""
         return len(self.labels.rows), len(self.labels.columns)
+
+    def gathered(self, ranks: Ranks) -> ClassGraph:
+        """Gather the candidates' classes; the table must be the same on all ranks."""
+        if not self._is_per_key(ranks):
+            return self
+        if debugging():
+            require_equal(self.log_table, "class table")
+        graph = ClassGraph.__new__(ClassGraph)
+        graph.labels, graph.log_table = self.labels.gathered(ranks.gather), self.log_table
+        return graph
+
+    @property
+    def form(self) -> str:
+        """What ranks that join must agree on."""
+        return f"ClassGraph of {len(self.log_table)} classes"
 
     def log_weights(self, rows: Span, columns: Span) -> Float[Tensor, "a b"]:
         """Return a block of log weights, looked up by class."""
@@ -130,6 +150,8 @@ class ClassGraph(SimilarityGraph):
         own = own_place(mask, self.labels)
         if own is None:
             return only_own_place(mask)
+        if mask is not None and mask.self_offset == 0 and self.labels.rows is self.labels.columns:
+            return True
         rows, columns = self.labels.rows[own[0]], self.labels.columns[own[1]]
         return bool(((rows == columns) | (rows == -1) | (columns == -1)).all())
 
@@ -145,7 +167,8 @@ class ClassGraph(SimilarityGraph):
         """Log of weight times count, for rows that keep all candidates and for rows that lose one of their class."""
         columns = self.labels.columns
         classes = self.log_table.shape[0]
-        counts = torch.bincount(columns[columns >= 0], minlength=classes).to(self.log_table)
+        known = (columns >= 0).to(self.log_table)
+        counts = self.log_table.new_zeros(classes).index_add(0, columns.clamp(min=0), known)
         less = counts - torch.eye(classes, device=counts.device, dtype=counts.dtype)
         return self.log_table + torch.stack([counts.expand_as(less), less.clamp(min=0)]).log()
 

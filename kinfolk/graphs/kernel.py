@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from kinfolk.graphs.base import SimilarityGraph
-from kinfolk.ops import PairMask, chunked, prepare
+from kinfolk.ops import PairMask, chunked, logsumexp_and_kernel_attraction, prepare
 from kinfolk.ops.masks import Span
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
+
+    from kinfolk.distributed import Ranks
 
 
 class KernelGraph(SimilarityGraph):
@@ -66,10 +68,24 @@ class KernelGraph(SimilarityGraph):
         """Return the same graph as a constant."""
         if not (self.u.requires_grad or self.v.requires_grad):
             return self
+        u = self.u.detach()
+        return self._with(u, u if self.v is self.u else self.v.detach())
+
+    def gathered(self, ranks: Ranks) -> KernelGraph:
+        """Gather the candidates' side embeddings; learnt ones must be learnt on every rank."""
+        return self._with(self.u, ranks.gather(self.v)) if self._is_per_key(ranks) else self
+
+    @property
+    def form(self) -> str:
+        """What ranks that join must agree on."""
+        kind = str(self.v.dtype).removeprefix("torch.")
+        learnt = ", learnt" if self.v.requires_grad else ""
+        return f"KernelGraph of width {self.v.shape[1]} in {kind} at temperature {self.temperature:g}{learnt}"
+
+    def _with(self, u: Tensor, v: Tensor) -> KernelGraph:
+        """The same relation between vectors that are prepared already."""
         graph = KernelGraph.__new__(KernelGraph)
-        graph.u = self.u.detach()
-        graph.v = graph.u if self.v is self.u else self.v.detach()
-        graph.temperature = self.temperature
+        graph.u, graph.v, graph.temperature = u, v, self.temperature
         return graph
 
     def pull(self, x: Tensor, y: Tensor, scale: Tensor, mask: PairMask | None) -> Float[Tensor, " n"]:
@@ -77,19 +93,28 @@ class KernelGraph(SimilarityGraph):
         return self.partition_and_pull(x, y, scale, mask, mask)[1]
 
     def partition_and_pull(
-        self, x: Tensor, y: Tensor, scale: Tensor, mask: PairMask | None, target_mask: PairMask | None
+        self,
+        x: Tensor,
+        y: Tensor,
+        scale: Tensor,
+        mask: PairMask | None,
+        target_mask: PairMask | None,
+        *,
+        normalize: bool = False,
+        impl: str = "auto",
     ) -> tuple[Tensor, Tensor]:
         """Partition and attraction from one sweep."""
-        u = self.u.to(x)
-        return chunked.logsumexp_and_kernel_attraction(
+        return logsumexp_and_kernel_attraction(
             x,
             y,
-            u,
-            u if self.v is self.u else self.v.to(x),
+            self.u,
+            self.v,
             scale=scale,
             relation_scale=1 / self.temperature,
             mask=mask,
             target_mask=target_mask,
+            normalize=normalize,
+            impl=impl,
         )
 
     def log_normaliser(self, mask: PairMask | None) -> Tensor:

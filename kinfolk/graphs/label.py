@@ -9,10 +9,13 @@ from torch import Tensor
 
 from kinfolk.graphs.base import SimilarityGraph
 from kinfolk.ops import PairMask, integer_ids
+from kinfolk.ops.groups import group_sums
 from kinfolk.ops.masks import IdPair, Span
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
+
+    from kinfolk.distributed import Ranks
 
 
 class LabelGraph(SimilarityGraph):
@@ -59,6 +62,20 @@ class LabelGraph(SimilarityGraph):
     def shape(self) -> tuple[int, int]:
         """Number of anchors and of candidates."""
         return len(self.labels.rows), len(self.labels.columns)
+
+    def gathered(self, ranks: Ranks) -> LabelGraph:
+        """Gather the candidates' labels and ids."""
+        if not self._is_per_key(ranks):
+            return self
+        graph = LabelGraph.__new__(LabelGraph)
+        graph.labels = self.labels.gathered(ranks.gather)
+        graph.ids = None if self.ids is None else self.ids.gathered(ranks.gather)
+        return graph
+
+    @property
+    def form(self) -> str:
+        """What ranks that join must agree on."""
+        return "LabelGraph" if self.ids is None else "LabelGraph with ids"
 
     def log_weights(self, rows: Span, columns: Span) -> Float[Tensor, "a b"]:
         """Return 0 where pairs relate, -inf elsewhere."""
@@ -125,7 +142,7 @@ def checked_labels(labels: Int[Tensor, " n"], *, name: str = "labels") -> Int[Te
         tensor([ 0, -1])
     """
     labels = integer_ids(labels, name)
-    if labels.numel() and int(labels.min()) < -1:
+    if not torch.compiler.is_compiling() and labels.numel() and int(labels.min()) < -1:
         raise ValueError(f"{name} must be -1 (unlabelled) or a class >= 0, found {int(labels.min())}.")
     return labels
 
@@ -139,20 +156,9 @@ def own_place(mask: PairMask | None, labels: IdPair) -> tuple[Int[Tensor, " e"],
     """Return the rows that lose their own place, and that place."""
     if mask is None or mask.self_offset is None:
         return None
-    anchors = torch.arange(len(labels.rows), device=labels.rows.device)
-    candidates = anchors + mask.self_offset
-    inside = (candidates >= 0) & (candidates < len(labels.columns))
-    return anchors[inside], candidates[inside]
-
-
-def group_sums(pair: IdPair, y: Float[Tensor, "m d"]) -> Float[Tensor, "n d"]:
-    """Sum the candidates whose id equals the row's; ids of -1 gather nothing."""
-    n = len(pair.rows)
-    unique, group = torch.unique(torch.cat([pair.rows, pair.columns]), return_inverse=True)
-    group = group.masked_fill(torch.cat([pair.rows, pair.columns]) == -1, len(unique))
-    sums = y.new_zeros(len(unique) + 1, y.shape[1]).index_add(0, group[n:], y)
-    sums = torch.cat([sums[:-1], torch.zeros_like(sums[-1:])])
-    return sums[group[:n]]
+    offset, (rows, columns) = mask.self_offset, labels
+    anchors = torch.arange(max(0, -offset), max(min(len(rows), len(columns) - offset), 0), device=rows.device)
+    return anchors, anchors + offset
 
 
 def _joint(a: IdPair, b: IdPair) -> IdPair:

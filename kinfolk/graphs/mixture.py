@@ -15,6 +15,8 @@ from kinfolk.ops.masks import Span
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
+    from kinfolk.distributed import Ranks
+
 
 class MixtureGraph(SimilarityGraph):
     """A convex sum of graphs, each row-normalised over the kept candidates first.
@@ -52,6 +54,17 @@ class MixtureGraph(SimilarityGraph):
     def resolve(self, key_ids: Int[Tensor, " m"] | None) -> MixtureGraph:
         """Resolve every part."""
         return MixtureGraph([part.resolve(key_ids) for part in self.parts], self.weights)
+
+    def gathered(self, ranks: Ranks) -> MixtureGraph:
+        """Gather every part."""
+        return self if ranks.world == 1 else MixtureGraph([part.gathered(ranks) for part in self.parts], self.weights)
+
+    @property
+    def form(self) -> str:
+        """What ranks that join must agree on."""
+        return (
+            f"MixtureGraph({', '.join(f'{w:g} {part.form}' for w, part in zip(self.weights, self.parts, strict=True))})"
+        )
 
     def detached(self) -> MixtureGraph:
         """Return the same mixture as a constant."""

@@ -14,6 +14,8 @@ from kinfolk.ops.masks import Span
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
+    from kinfolk.distributed import Ranks
+
 
 class SparseGraph(SimilarityGraph):
     """An anchor relates to the candidates that its edges name. Work and memory O(E d).
@@ -83,6 +85,15 @@ class SparseGraph(SimilarityGraph):
         counts = torch.zeros(len(self.crow) - 1, dtype=torch.int64, device=times.device).index_add(0, self.rows, times)
         crow = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         return SparseGraph(crow, order[first[edge] + within], self.weights[edge], m=len(key_ids))
+
+    def gathered(self, ranks: Ranks) -> SimilarityGraph:
+        """Leave columns named by sample id for the ids of all ranks to resolve; numbered ones must be global."""
+        return self if self.m is None else super().gathered(ranks)
+
+    @property
+    def form(self) -> str:
+        """What ranks that join must agree on."""
+        return "SparseGraph by sample id" if self.m is None else super().form
 
     def log_weights(self, rows: Span, columns: Span) -> Float[Tensor, "a b"]:
         """Return a block of log weights; parallel edges add up."""

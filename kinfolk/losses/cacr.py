@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor
 
-from kinfolk.losses.base import Impl, Loss, Reduction, duplicated, same_shape
+from kinfolk.distributed import Gather, Ranks
+from kinfolk.losses.base import Impl, Loss, Reduction, checked_ids, other_samples, same_shape
+from kinfolk.losses.over_ranks import refuse_ring
 from kinfolk.ops import PairMask, prepare, row_softmax_mean
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ def cacr(
     repulsion: Weighting = "contrastive",
     ids: Int[Tensor, " n"] | None = None,
     normalize: bool = True,
+    gather: Gather = True,
     impl: Impl = "auto",
 ) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
     """Weighted cost to the own other views, minus weighted cost to the other samples.
@@ -48,42 +51,56 @@ def cacr(
         >>> values
         tensor([-2., -2.])
     """
-    rows = _prepared(views, normalize)
-    repeated = duplicated(ids, views[0])
+    refuse_ring("CACRLoss", gather)
+    rows = _stacked(views)
+    ids = checked_ids(ids, rows)
+    what = f"CACRLoss: {len(views)} views{', ids' * (ids is not None)}"
+    ranks, (rows,) = Ranks.of([rows], gather=gather, what=what)
+    _at_least_two(ranks.total)
     with torch.autocast(rows.device.type, enabled=False):
-        pull = _attraction(rows, t_pos if attraction == "contrastive" else 0.0, detach_weights)
-        mask = _others(rows.shape[1], repeated)
+        queries = _by_view(rows, normalize)
+        keys = queries if ranks.world == 1 else _by_view(ranks.gather(rows), normalize)
+        mask, _ = other_samples(ids, ranks)
         strength = t_neg if repulsion == "contrastive" else 0.0
         push = torch.stack(
             [
-                _repulsion(rows[v], rows[u], strength, detach_weights, mask, impl)
+                _repulsion(queries[v], keys[u], strength, detach_weights, mask, impl)
                 for v, u in combinations(range(len(views)), 2)
             ]
         )
-        valid = torch.ones_like(pull, dtype=torch.bool)
-        if repeated is not None:
-            _, sample, count = torch.unique(repeated, return_inverse=True, return_counts=True)
-            valid = (count[sample] < len(repeated)) | (repeated == -1)
+        pull = _attraction(queries, t_pos if attraction == "contrastive" else 0.0, detach_weights)
+        valid = _have_others(ids, ranks, pull)
         values = alpha * pull - beta * push.mean(0)
         return values.where(valid, torch.zeros_like(values)), valid
 
 
-def _prepared(views: Sequence[Tensor], normalize: bool) -> Float[Tensor, "v n d"]:
+def _stacked(views: Sequence[Tensor]) -> Float[Tensor, "n v d"]:
     if isinstance(views, Tensor) or len(views) < 2:
         found = tuple(views.shape) if isinstance(views, Tensor) else f"{len(views)} view"
         raise ValueError(f"CACRLoss needs a list of at least 2 views, each [n, d]; found {found}.")
     same_shape(**{f"views[{v}]": view for v, view in enumerate(views)})
-    n = len(views[0])
+    return torch.stack(list(views), 1)
+
+
+def _at_least_two(n: int) -> None:
     if n < 2:
         raise ValueError(f"CACRLoss needs at least 2 samples, found n = {n}: without another there is no negative.")
-    with torch.autocast(views[0].device.type, enabled=False):
-        joined = torch.cat(list(views))
-        return prepare(joined, joined, normalize=normalize)[0].view(len(views), n, -1)
 
 
-def _others(n: int, repeated: Tensor | None) -> PairMask:
-    mask = PairMask.exclude_self(n)
-    return mask if repeated is None else mask & PairMask.exclude(repeated, repeated)
+def _by_view(rows: Float[Tensor, "n v d"], normalize: bool) -> Float[Tensor, "v n d"]:
+    """Prepared vectors, view by view."""
+    joined = rows.transpose(0, 1).flatten(0, 1)
+    return prepare(joined, joined, normalize=normalize)[0].view(rows.shape[1], *rows.shape[::2])
+
+
+def _have_others(ids: Int[Tensor, " n"] | None, ranks: Ranks, like: Tensor) -> Bool[Tensor, " n"]:
+    """Which samples have another sample in the batch."""
+    valid = torch.ones_like(like, dtype=torch.bool)
+    if ids is None:
+        return valid
+    every = ranks.gather(ids)
+    alone = (every == every[:1]).all() & (every[:1] != -1).all()
+    return valid & ~alone.to(like.device)
 
 
 def _own_costs(rows: Float[Tensor, "v n d"]) -> Float[Tensor, "v n v"]:
@@ -104,14 +121,14 @@ def _attraction(rows: Float[Tensor, "v n d"], strength: float, detach: bool) -> 
     return (weights * costs).sum(-1).mean(0)
 
 
-def _lifted(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor]:
+def _lifted(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> tuple[Tensor, Tensor]:
     """Add a dimension that makes products order candidates by distance: ``-2 <x', y'> = |x - y|^2 - |x|^2``."""
     one = torch.ones_like(x[:, :1])
     return torch.cat([x, one], 1), torch.cat([y, -y.square().sum(1, keepdim=True) / 2], 1)
 
 
 def _repulsion(
-    x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], strength: float, detach: bool, mask: PairMask, impl: Impl
+    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], strength: float, detach: bool, mask: PairMask, impl: Impl
 ) -> Float[Tensor, " n"]:
     """Mean cost from every row of x to the other samples' rows of y, the near ones weighing most."""
     queries, keys = _lifted(x, y)
@@ -167,10 +184,11 @@ class CACRLoss(Loss):
         repulsion: Weighting = "contrastive",
         reduction: Reduction = "mean",
         normalize: bool = True,
-        gather: bool = True,
+        gather: Gather = True,
         impl: Impl = "auto",
     ) -> None:
         super().__init__(reduction=reduction, normalize=normalize, gather=gather, impl=impl)
+        refuse_ring("CACRLoss", gather)
         for name, strength in (("t_pos", t_pos), ("t_neg", t_neg)):
             if not strength >= 0:
                 raise ValueError(f"{name} must be at least 0, found {strength}.")
@@ -193,6 +211,7 @@ class CACRLoss(Loss):
             repulsion=self.repulsion,
             ids=ids,
             normalize=self.normalize,
+            gather=self.gather,
             impl=self.impl,
         )
         return self.reduce(values, valid)
@@ -201,7 +220,7 @@ class CACRLoss(Loss):
     def weights(
         self, views: Sequence[Float[Tensor, "n d"]], ids: Int[Tensor, " n"] | None = None
     ) -> tuple[Float[Tensor, "v n k"], Float[Tensor, "p n n"]]:
-        """Return who attracts and who repels whom, to look at; dense in n.
+        """Return who attracts and who repels whom on this rank, to look at; dense in n.
 
         Returns:
             Attraction [V, n, V - 1]: for query view v, its weights on the other views in order. Repulsion
@@ -214,14 +233,16 @@ class CACRLoss(Loss):
             (torch.Size([3, 2, 2]), tensor([[0., 1.],
                     [1., 0.]]))
         """
-        rows = _prepared(views, self.normalize)
+        stacked = _stacked(views)
+        _at_least_two(len(stacked))
+        rows = _by_view(stacked, self.normalize)
         count, n, _ = rows.shape
         strength = self.t_pos if self.attraction == "contrastive" else 0.0
         pull = _own_weights(_own_costs(rows), strength)
         other = ~torch.eye(count, dtype=torch.bool, device=rows.device)
         pull = pull.transpose(0, 1)[:, other].view(n, count, count - 1).transpose(0, 1)
         strength = self.t_neg if self.repulsion == "contrastive" else 0.0
-        kept = _others(n, duplicated(ids, views[0])).to_dense().to(rows.device)
+        kept = other_samples(checked_ids(ids, stacked), Ranks((n,)))[0].to_dense().to(rows.device)
         push = [
             _masked_softmax(-strength * torch.cdist(rows[v], rows[u]).square(), kept)
             for v, u in combinations(range(count), 2)

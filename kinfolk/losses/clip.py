@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kinfolk.losses.base import Loss, duplicated, same_shape
-from kinfolk.ops import PairMask, prepare, two_way_logsumexp
+from kinfolk.distributed import Gather, Ranks
+from kinfolk.losses.base import Loss, checked_ids, other_samples, own_scores, same_shape
+from kinfolk.losses.over_ranks import two_way_over_ranks
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -23,6 +24,7 @@ def clip(
     *,
     ids: Int[Tensor, " n"] | None = None,
     normalize: bool = True,
+    gather: Gather = True,
     impl: Impl = "auto",
 ) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
     """Mean of the two directions' cross-entropies of finding the own partner.
@@ -39,16 +41,16 @@ def clip(
         tensor([0.3133, 0.3133])
     """
     same_shape(image=image, text=text)
-    repeated = duplicated(ids, image)
-    with torch.autocast(image.device.type, enabled=False):
-        x, y = prepare(image, text, normalize=normalize)
-        own = logit_scale * torch.linalg.vecdot(x, y)
-        own = own.to(x.dtype)
-        if repeated is None:
-            rows, columns = two_way_logsumexp(x, y, scale=logit_scale, impl=impl)
-        else:
-            mask = PairMask.exclude(repeated, repeated) & PairMask.exclude_self(len(x))
-            rows, columns = two_way_logsumexp(x, y, scale=logit_scale, mask=mask, impl=impl)
+    ids = checked_ids(ids, image)
+    ranks, (x, y) = Ranks.of([image, text], gather=gather, what=f"CLIPLoss{': ids' * (ids is not None)}")
+    with torch.autocast(x.device.type, enabled=False):
+        own = own_scores(x, y, normalize=normalize)
+        own = (logit_scale * own).to(own.dtype)
+        others, own_left = other_samples(ids, ranks)
+        rows, columns = two_way_over_ranks(
+            x, y, ranks, scale=logit_scale, mask=others if own_left else None, normalize=normalize, impl=impl
+        )
+        if own_left:
             rows, columns = torch.logaddexp(rows, own), torch.logaddexp(columns, own)
         return (rows + columns) / 2 - own, torch.ones_like(own, dtype=torch.bool)
 
@@ -86,5 +88,7 @@ class CLIPLoss(Loss):
         self, image: Tensor, text: Tensor, logit_scale: float | Tensor, ids: Tensor | None = None
     ) -> Tensor:
         """Return the loss of paired images and texts [n, d]."""
-        values, valid = clip(image, text, logit_scale, ids=ids, normalize=self.normalize, impl=self.impl)
+        values, valid = clip(
+            image, text, logit_scale, ids=ids, normalize=self.normalize, gather=self.gather, impl=self.impl
+        )
         return self.reduce(values, valid)

@@ -7,8 +7,19 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kinfolk.losses.base import Impl, Loss, Reduction, duplicated, inverse, positive, same_shape
-from kinfolk.ops import PairMask, prepare, row_logsumexp
+from kinfolk.distributed import Gather, Ranks
+from kinfolk.losses.base import (
+    Impl,
+    Loss,
+    Reduction,
+    checked_ids,
+    inverse,
+    other_samples,
+    own_scores,
+    positive,
+    same_shape,
+)
+from kinfolk.losses.over_ranks import logsumexp_over_ranks
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -23,6 +34,7 @@ def dcl(
     detach_weights: bool = True,
     ids: Int[Tensor, " n"] | None = None,
     normalize: bool = True,
+    gather: Gather = True,
     impl: Impl = "auto",
 ) -> tuple[Float[Tensor, " n2"], Bool[Tensor, " n2"]]:
     """Logsumexp over the other samples' rows, minus the (weighted) score of the own pair.
@@ -40,25 +52,25 @@ def dcl(
         tensor([-0.3069, -0.3069, -0.3069, -0.3069])
     """
     same_shape(z0=z0, z1=z1)
-    n, scale = len(z0), inverse(temperature)
-    if n == 1:
+    scale, n, ids = inverse(temperature), len(z0), checked_ids(ids, z0)
+    ranks, (rows,) = Ranks.of([torch.cat([z0, z1])], gather=gather, what=f"DCLLoss{': ids' * (ids is not None)}")
+    if ranks.total == 2:
         raise ValueError("DCLLoss needs at least 2 samples, found n = 1: without its positive nothing is left.")
-    repeated = duplicated(ids, z0)
-    rows = torch.cat([z0, z1])
     with torch.autocast(rows.device.type, enabled=False):
-        rows, _ = prepare(rows, rows, normalize=normalize)
-        position = torch.arange(n, device=rows.device).repeat(2)
-        mask = PairMask.exclude(position, position)
-        if repeated is not None:
-            sample = repeated.repeat(2)
-            mask = mask & PairMask.exclude(sample, sample)
-        partition = row_logsumexp(rows, rows, scale=scale, mask=mask, impl=impl)
-        cosine = torch.linalg.vecdot(rows[:n], rows[n:])
+        mask, _ = other_samples(ids, ranks, device=rows.device, views=2, partners=False)
+        partition = logsumexp_over_ranks(rows, rows, ranks, scale=scale, mask=mask, normalize=normalize, impl=impl)
+        cosine = own_scores(rows[:n], rows[n:], normalize=normalize).repeat(2)
         pull = scale * cosine
         if sigma is not None:
-            weights = 2 - n * torch.softmax(cosine / positive(sigma, "sigma"), 0)
-            pull = pull * (weights.detach() if detach_weights else weights)
-        return partition - pull.repeat(2), partition.detach() != -torch.inf
+            pull = pull * _pair_weights(cosine.detach() if detach_weights else cosine, sigma, ranks)
+        return partition - pull, partition.detach() != -torch.inf
+
+
+def _pair_weights(cosine: Float[Tensor, " n2"], sigma: float, ranks: Ranks) -> Float[Tensor, " n2"]:
+    """DCLW's weights, which average 1 over all pairs; both rows of a pair count, so that shares are of 2n."""
+    logits = ranks.gather(cosine) / positive(sigma, "sigma")
+    shares = torch.softmax(logits, 0)[slice(*ranks.span(ranks.rank))]
+    return 2 - ranks.total * shares
 
 
 class DCLLoss(Loss):
@@ -102,7 +114,7 @@ class DCLLoss(Loss):
         detach_weights: bool = True,
         reduction: Reduction = "mean",
         normalize: bool = True,
-        gather: bool = True,
+        gather: Gather = True,
         impl: Impl = "auto",
     ) -> None:
         super().__init__(reduction=reduction, normalize=normalize, gather=gather, impl=impl)
@@ -120,6 +132,7 @@ class DCLLoss(Loss):
             detach_weights=self.detach_weights,
             ids=ids,
             normalize=self.normalize,
+            gather=self.gather,
             impl=self.impl,
         )
         return self.reduce(values, valid)

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from kinfolk.distributed import Gather, Ranks
 from kinfolk.graphs import SimilarityGraph
-from kinfolk.graphs.base import as_graph
+from kinfolk.graphs.base import as_graph, gathered_mask, mask_form
 from kinfolk.losses.base import Impl, Loss, Reduction, inverse, one_per_row, positive
-from kinfolk.ops import PairMask, as_mask, prepare
+from kinfolk.losses.over_ranks import refuse_ring
+from kinfolk.ops import PairMask, as_mask, integer_ids
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -25,6 +27,7 @@ def graph_contrastive(
     mask: PairMask | Bool[Tensor, "n m"] | None = None,
     ids: Int[Tensor, " m"] | None = None,
     normalize: bool = True,
+    gather: Gather = True,
     impl: Impl = "auto",
 ) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
     """Cross-entropy between the graph's rows, normalised over the kept keys, and the model's softmax over them.
@@ -39,21 +42,61 @@ def graph_contrastive(
         >>> values
         tensor([0.3133, 0.3133])
     """
-    scale = inverse(temperature)
-    with torch.autocast(queries.device.type, enabled=False):
-        x, y = prepare(queries, keys, normalize=normalize)
-        if ids is not None:
-            one_per_row(ids, y, "ids")
-        resolved = as_graph(graph).detached().resolve(ids)
-        if resolved.shape != (len(x), len(y)):
+    return matched(
+        "GraphContrastiveLoss",
+        queries,
+        keys,
+        as_graph(graph),
+        scale=inverse(temperature),
+        mask=PairMask.from_dense(mask) if isinstance(mask, Tensor) else mask,
+        ids=ids,
+        normalize=normalize,
+        gather=gather,
+        impl=impl,
+    )
+
+
+def matched(
+    loss: str,
+    queries: Float[Tensor, "n d"],
+    keys: Float[Tensor, "m d"],
+    graph: SimilarityGraph,
+    *,
+    scale: float | Tensor,
+    mask: PairMask | None,
+    ids: Int[Tensor, " m"] | None,
+    normalize: bool,
+    gather: Gather,
+    impl: Impl,
+) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
+    """Return `graph_contrastive` in the name of the loss that asks for it.
+
+    Example:
+        >>> x, graph = torch.eye(2), as_graph(torch.eye(2))
+        >>> options = {"mask": None, "ids": None, "normalize": True, "gather": True, "impl": "auto"}
+        >>> matched("MyLoss", x, x, graph, scale=1.0, **options)[0]
+        tensor([0.3133, 0.3133])
+    """
+    refuse_ring(loss, gather)
+    if ids is not None:
+        one_per_row(ids, keys, "ids")
+        ids = integer_ids(ids).to(keys.device)
+    graph = graph.detached()
+    what = f"{loss}: {graph.form}, {mask_form(mask)}{', ids' * (ids is not None)}"
+    columns = -1 if mask is None or mask.m is None else mask.m
+    ranks, (joined,) = Ranks.of([keys], gather=gather, what=what, columns=columns)
+    x, y = (joined if queries is keys else queries), ranks.gather(joined)
+    with torch.autocast(x.device.type, enabled=False):
+        graph = graph.gathered(ranks).resolve(None if ids is None else ranks.gather(ids))
+        if graph.shape != (len(x), len(y)):
             raise ValueError(
-                f"the graph must relate every query to every key: graph {resolved.shape}, "
-                f"queries {tuple(queries.shape)}, keys {tuple(keys.shape)}."
+                f"the graph must relate every query to every key: graph {graph.shape}, "
+                f"queries {tuple(queries.shape)}, keys {tuple(y.shape)}."
             )
-        kept = as_mask(mask, len(x), len(y))
-        target = resolved.row_normalised(kept)
+        kept = as_mask(gathered_mask(mask, ranks), len(x), len(y))
+        target = graph.row_normalised(kept)
         valid = target.has_target.to(x.device)
-        partition, pull = target.logsumexp_and_attraction(x, y, scale=scale, mask=kept, impl=impl)
+        partition, pull = target.logsumexp_and_attraction(x, y, scale=scale, mask=kept, normalize=normalize, impl=impl)
         return partition.where(valid, torch.zeros_like(pull)) - pull, valid
 
 
@@ -97,10 +140,11 @@ class GraphContrastiveLoss(Loss):
         temperature: float | Tensor = 0.1,
         reduction: Reduction = "mean",
         normalize: bool = True,
-        gather: bool = True,
+        gather: Gather = True,
         impl: Impl = "auto",
     ) -> None:
         super().__init__(reduction=reduction, normalize=normalize, gather=gather, impl=impl)
+        refuse_ring("GraphContrastiveLoss", gather)
         self.temperature = positive(temperature)
 
     def forward(  # type: ignore[override]
@@ -120,6 +164,7 @@ class GraphContrastiveLoss(Loss):
             mask=mask,
             ids=ids,
             normalize=self.normalize,
+            gather=self.gather,
             impl=self.impl,
         )
         return self.reduce(values, valid)

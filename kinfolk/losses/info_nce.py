@@ -7,9 +7,22 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from kinfolk.distributed import Gather, Ranks, debugging, require_equal
 from kinfolk.graphs import checked_labels
-from kinfolk.losses.base import Impl, Loss, Reduction, duplicated, inverse, one_per_row, positive, same_shape, softplus
-from kinfolk.ops import PairMask, prepare, row_logsumexp
+from kinfolk.losses.base import (
+    Impl,
+    Loss,
+    Reduction,
+    checked_ids,
+    inverse,
+    one_per_row,
+    own_scores,
+    positive,
+    same_shape,
+    softplus,
+)
+from kinfolk.losses.over_ranks import refuse_ring
+from kinfolk.ops import PairMask, row_logsumexp
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -25,12 +38,14 @@ def info_nce(
     temperature: float | Tensor = 0.2,
     exclude: Exclude = None,
     normalize: bool = True,
+    gather: Gather = True,
     impl: Impl = "auto",
 ) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
     """Cross-entropy of finding the own key among it and the queue.
 
     ``loss_i = lse({s_i0} u {s_ij : j not excluded}) - s_i0`` with ``s_i0 = <q_i, k_i> / temperature`` and
-    ``s_ij = <q_i, Q_j> / temperature``. Keys and queue are constants.
+    ``s_ij = <q_i, Q_j> / temperature``. Keys and queue are constants; the queue is the same on all ranks, and
+    ``gather`` asks only whether ranks count their anchors together.
 
     Returns:
         Values [n] and which of them count (all).
@@ -43,13 +58,15 @@ def info_nce(
     same_shape(queries=queries, keys=keys)
     if queue.ndim != 2 or queue.shape[1] != queries.shape[1]:
         raise ValueError(f"queue must be [K, d] of the queries' width: {tuple(queries.shape)}, {tuple(queue.shape)}.")
+    refuse_ring("InfoNCELoss", gather)
     scale = inverse(temperature)
     mask = _kept(exclude, queries, queue)
+    ranks, (queries,) = Ranks.of([queries], gather=gather, what="InfoNCELoss")
+    if ranks.world > 1 and debugging():
+        require_equal(queue, "queue")
     with torch.autocast(queries.device.type, enabled=False):
-        q, k = prepare(queries, keys.detach(), normalize=normalize)
-        own = scale * torch.linalg.vecdot(q, k)
-        _, negatives = prepare(queries.detach(), queue.detach(), normalize=normalize)
-        others = row_logsumexp(q, negatives, scale=scale, mask=mask, impl=impl)
+        own = scale * own_scores(queries, keys.detach(), normalize=normalize)
+        others = row_logsumexp(queries, queue.detach(), scale=scale, mask=mask, normalize=normalize, impl=impl)
         return softplus(others - own), torch.ones_like(own, dtype=torch.bool)
 
 
@@ -86,7 +103,7 @@ class InfoNCELoss(Loss):
     Call:
         queries: [n, d], the encoder's.
         keys: [n, d], the EMA encoder's, row k of the same sample.
-        queue: [K, d], keys of earlier batches.
+        queue: [K, d], keys of earlier batches, the same on all ranks.
         exclude: queue rows that are no negatives of a query: bool [n, K] (True = dropped), or labels
             ``(query_labels [n], queue_labels [K])``, equal ones being dropped; -1 equals nothing. Sample ids in
             place of labels drop stale copies of the same sample.
@@ -118,17 +135,18 @@ class InfoNCELoss(Loss):
         temperature: float | Tensor = 0.2,
         reduction: Reduction = "mean",
         normalize: bool = True,
-        gather: bool = True,
+        gather: Gather = True,
         impl: Impl = "auto",
     ) -> None:
         super().__init__(reduction=reduction, normalize=normalize, gather=gather, impl=impl)
+        refuse_ring("InfoNCELoss", gather)
         self.temperature = positive(temperature)
 
     def forward(  # type: ignore[override]
         self, queries: Tensor, keys: Tensor, queue: Tensor, exclude: Exclude = None, ids: Tensor | None = None
     ) -> Tensor:
         """Return the loss of queries and keys [n, d] against a queue [K, d]."""
-        duplicated(ids, queries)
+        checked_ids(ids, queries)
         values, valid = info_nce(
             queries,
             keys,
@@ -136,6 +154,7 @@ class InfoNCELoss(Loss):
             temperature=self.temperature,
             exclude=exclude,
             normalize=self.normalize,
+            gather=self.gather,
             impl=self.impl,
         )
         return self.reduce(values, valid)

@@ -7,8 +7,19 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kinfolk.losses.base import Impl, Loss, Reduction, duplicated, inverse, positive, same_shape
-from kinfolk.ops import PairMask, prepare, row_logsumexp
+from kinfolk.distributed import Gather, Ranks
+from kinfolk.losses.base import (
+    Impl,
+    Loss,
+    Reduction,
+    checked_ids,
+    inverse,
+    other_samples,
+    own_scores,
+    positive,
+    same_shape,
+)
+from kinfolk.losses.over_ranks import logsumexp_over_ranks
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -21,6 +32,7 @@ def nt_xent(
     temperature: float | Tensor = 0.1,
     ids: Int[Tensor, " n"] | None = None,
     normalize: bool = True,
+    gather: Gather = True,
     impl: Impl = "auto",
 ) -> tuple[Float[Tensor, " n2"], Bool[Tensor, " n2"]]:
     """Cross-entropy of finding the other view among all rows but the anchor itself.
@@ -37,20 +49,14 @@ def nt_xent(
         tensor([0.5514, 0.5514, 0.5514, 0.5514])
     """
     same_shape(z0=z0, z1=z1)
-    scale = inverse(temperature)
-    repeated = duplicated(ids, z0)
-    rows = torch.cat([z0, z1])
+    scale, n, ids = inverse(temperature), len(z0), checked_ids(ids, z0)
+    ranks, (rows,) = Ranks.of([torch.cat([z0, z1])], gather=gather, what=f"NTXentLoss{': ids' * (ids is not None)}")
     with torch.autocast(rows.device.type, enabled=False):
-        rows, _ = prepare(rows, rows, normalize=normalize)
-        own = (scale * torch.linalg.vecdot(rows[: len(z0)], rows[len(z0) :])).repeat(2)
-        if repeated is None:
-            partition = row_logsumexp(rows, rows, scale=scale, mask=PairMask.exclude_self(len(rows)), impl=impl)
-        else:
-            sample = repeated.repeat(2)
-            position = torch.arange(len(z0), device=rows.device).repeat(2)  # both views leave, also of an id of -1
-            mask = PairMask.exclude(sample, sample) & PairMask.exclude(position, position)
-            others = row_logsumexp(rows, rows, scale=scale, mask=mask, impl=impl)
-            partition = torch.logaddexp(others, own)
+        own = (scale * own_scores(rows[:n], rows[n:], normalize=normalize)).repeat(2)
+        mask, own_left = other_samples(ids, ranks, device=rows.device, views=2)
+        partition = logsumexp_over_ranks(rows, rows, ranks, scale=scale, mask=mask, normalize=normalize, impl=impl)
+        if own_left:
+            partition = torch.logaddexp(partition, own)
         return partition - own, torch.ones_like(own, dtype=torch.bool)
 
 
@@ -89,7 +95,7 @@ class NTXentLoss(Loss):
         temperature: float | Tensor = 0.1,
         reduction: Reduction = "mean",
         normalize: bool = True,
-        gather: bool = True,
+        gather: Gather = True,
         impl: Impl = "auto",
     ) -> None:
         super().__init__(reduction=reduction, normalize=normalize, gather=gather, impl=impl)
@@ -97,5 +103,13 @@ class NTXentLoss(Loss):
 
     def forward(self, z0: Tensor, z1: Tensor, ids: Tensor | None = None) -> Tensor:  # type: ignore[override]
         """Return the loss of two views [n, d]."""
-        values, valid = nt_xent(z0, z1, temperature=self.temperature, ids=ids, normalize=self.normalize, impl=self.impl)
+        values, valid = nt_xent(
+            z0,
+            z1,
+            temperature=self.temperature,
+            ids=ids,
+            normalize=self.normalize,
+            gather=self.gather,
+            impl=self.impl,
+        )
         return self.reduce(values, valid)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from kinfolk.distributed import Gather, Ranks
 from kinfolk.graphs import LabelGraph, checked_labels
 from kinfolk.losses.base import Impl, Loss, Reduction, inverse, one_per_row, positive
-from kinfolk.ops import PairMask, integer_ids, prepare, row_logsumexp
+from kinfolk.losses.over_ranks import logsumexp_over_ranks, refuse_ring
+from kinfolk.ops import PairMask, integer_ids, prepare
+from kinfolk.ops.masks import IdPair
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -26,6 +29,7 @@ def sup_con(
     form: Form = "out",
     ids: Int[Tensor, " m"] | None = None,
     normalize: bool = True,
+    gather: Gather = True,
     impl: Impl = "auto",
 ) -> tuple[Float[Tensor, " m"], Bool[Tensor, " m"]]:
     """Cross-entropy between a row's positives and its softmax over all other rows.
@@ -41,26 +45,44 @@ def sup_con(
         >>> values, valid
         (tensor([0.6931, 0.6931, 0.0000]), tensor([ True,  True, False]))
     """
-    labels = checked_labels(labels)
+    labels = checked_labels(labels).to(embeddings.device)
     one_per_row(labels, embeddings)
     if ids is not None:
         one_per_row(ids, embeddings, "ids")
-        ids = integer_ids(ids)
-    scale = inverse(temperature)
-    with torch.autocast(embeddings.device.type, enabled=False):
-        rows, _ = prepare(embeddings, embeddings, normalize=normalize)
-        others = PairMask.exclude_self(len(rows))
-        target = LabelGraph(labels, ids).row_normalised(others)
-        valid = target.has_target.to(rows.device)
+        ids = integer_ids(ids).to(embeddings.device)
         if form == "out":
-            partition, pull = target.logsumexp_and_attraction(rows, rows, scale=scale, mask=others, impl=impl)
+            refuse_ring('SupConLoss(form="out") with ids', gather)
+    scale = inverse(temperature)
+    ranks, (rows,) = Ranks.of([embeddings], gather=gather, what=f"SupConLoss: {form}{', ids' * (ids is not None)}")
+    options: dict[str, Any] = {"scale": scale, "normalize": normalize, "impl": impl}
+    with torch.autocast(rows.device.type, enabled=False):
+        others = PairMask.exclude_self(len(rows), ranks.total, offset=ranks.offset)
+        graph = LabelGraph(labels, ids).gathered(ranks)
+        target = graph.row_normalised(others)
+        valid = target.has_target.to(rows.device)
+        if form == "in":
+            partition = logsumexp_over_ranks(rows, rows, ranks, mask=others, **options)
+            positives = PairMask.only(*graph.labels, or_ids=graph.ids) & others
+            pull = logsumexp_over_ranks(rows, rows, ranks, mask=positives, **options)
+            pull = pull - graph.log_normaliser(others).to(rows)
+        elif ranks.ring and ranks.world > 1:
+            partition = logsumexp_over_ranks(rows, rows, ranks, mask=others, **options)
+            pull = scale * _mean_products(rows, graph.labels, ranks, normalize=normalize)
         else:
-            partition = row_logsumexp(rows, rows, scale=scale, mask=others, impl=impl)
-            positives = PairMask.only(labels, labels, or_ids=None if ids is None else (ids, ids)) & others
-            pull = row_logsumexp(rows, rows, scale=scale, mask=positives, impl=impl)
-            pull = pull - target.graph.log_normaliser(others).to(rows)
+            partition, pull = target.logsumexp_and_attraction(rows, ranks.gather(rows), mask=others, **options)
         zero = torch.zeros_like(partition)
         return partition.where(valid, zero) - pull.where(valid, zero), valid
+
+
+def _mean_products(rows: Float[Tensor, "m d"], labels: IdPair, ranks: Ranks, *, normalize: bool) -> Float[Tensor, " m"]:
+    """Mean product of a row with the others of its class on all ranks, from class sums that are added up over ranks."""
+    every = labels.columns
+    classes, place, counts = torch.unique(every, return_inverse=True, return_counts=True)
+    place = place[slice(*ranks.span(ranks.rank))]
+    x, _ = prepare(rows, rows, normalize=normalize)
+    sums = ranks.sum(x.new_zeros(len(classes), x.shape[1]).index_add(0, place, x))
+    total = torch.linalg.vecdot(x, sums[place] - x)
+    return total / (counts[place] - 1).clamp(min=1)
 
 
 class SupConLoss(Loss):
@@ -103,7 +125,7 @@ class SupConLoss(Loss):
         form: Form = "out",
         reduction: Reduction = "mean",
         normalize: bool = True,
-        gather: bool = True,
+        gather: Gather = True,
         impl: Impl = "auto",
     ) -> None:
         super().__init__(reduction=reduction, normalize=normalize, gather=gather, impl=impl)
@@ -120,6 +142,7 @@ class SupConLoss(Loss):
             form=self.form,
             ids=ids,
             normalize=self.normalize,
+            gather=self.gather,
             impl=self.impl,
         )
         return self.reduce(values, valid)

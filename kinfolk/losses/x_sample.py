@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from kinfolk.distributed import Gather
 from kinfolk.graphs import KernelGraph, SimilarityGraph
-from kinfolk.losses.base import Impl, Loss, Reduction, positive
-from kinfolk.losses.graph_contrastive import graph_contrastive
+from kinfolk.losses.base import Impl, Loss, Reduction, inverse, positive
+from kinfolk.losses.graph_contrastive import matched
+from kinfolk.losses.over_ranks import refuse_ring
 from kinfolk.ops import PairMask
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ def x_sample(
     graph_temperature: float = 0.1,
     ids: Int[Tensor, " m"] | None = None,
     normalize: bool = True,
+    gather: Gather = True,
     impl: Impl = "auto",
 ) -> tuple[Float[Tensor, " m"], Bool[Tensor, " m"]]:
     """Cross-entropy between the relations' softmax and the model's, both over all other rows.
@@ -45,14 +48,16 @@ def x_sample(
                 f"relations {tuple(relations.shape)}; repeat them once per view. Explicit weights go into a DenseGraph."
             )
         relations = KernelGraph(relations.detach(), temperature=float(positive(graph_temperature, "graph_temperature")))
-    return graph_contrastive(
+    return matched(
+        "XSampleLoss",
         embeddings,
         embeddings,
         relations,
-        temperature=temperature,
+        scale=inverse(temperature),
         mask=PairMask.exclude_self(len(embeddings)),
         ids=ids,
         normalize=normalize,
+        gather=gather,
         impl=impl,
     )
 
@@ -98,10 +103,11 @@ class XSampleLoss(Loss):
         graph_temperature: float = 0.1,
         reduction: Reduction = "mean",
         normalize: bool = True,
-        gather: bool = True,
+        gather: Gather = True,
         impl: Impl = "auto",
     ) -> None:
         super().__init__(reduction=reduction, normalize=normalize, gather=gather, impl=impl)
+        refuse_ring("XSampleLoss", gather)
         self.temperature = positive(temperature)
         self.graph_temperature = float(positive(graph_temperature, "graph_temperature"))
 
@@ -116,6 +122,7 @@ class XSampleLoss(Loss):
             graph_temperature=self.graph_temperature,
             ids=ids,
             normalize=self.normalize,
+            gather=self.gather,
             impl=self.impl,
         )
         return self.reduce(values, valid)

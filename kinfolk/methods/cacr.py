@@ -89,15 +89,27 @@ class CACR(Method):
             detach_weights=config.detach_weights,
         )
 
-    def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Return the loss and the health terms."""
+    def embed(self, batch: Mapping[str, Any]) -> tuple[Float[Tensor, "n d"], ...]:
+        """Return the projections of each view."""
         views = read_views(batch, method="CACR")
-        ids = read_ids(batch)
+        return self.head(self.encoder(torch.cat(views))).tensor_split(len(views))
 
-        projections = self.head(self.encoder(torch.cat(views)))
-        z = projections.tensor_split(len(views))
-        loss = self.loss(z, ids=ids)
-        return {"loss": loss, "repulsion_entropy": self._repulsion_entropy(z, ids), **projection_health(z)}
+    def terms(
+        self,
+        embeddings: Sequence[Float[Tensor, "n d"]],
+        batch: Mapping[str, Any],
+        *,
+        keys: Sequence[Float[Tensor, "n d"]] = (),
+    ) -> dict[str, Tensor]:
+        """Return the loss and the health terms."""
+        ids = read_ids(batch)
+        loss = self.loss(embeddings, ids=ids)
+        entropy = self._repulsion_entropy(embeddings, ids)
+        return {"loss": loss, "repulsion_entropy": entropy, **projection_health(embeddings)}
+
+    def negatives(self, *, samples: int, views: int) -> int:
+        """Return the other samples, each once: the repulsion is a mean over pairs of views."""
+        return samples - 1
 
     @torch.no_grad()
     def _repulsion_entropy(self, z: Sequence[Float[Tensor, "n d"]], ids: Int64[Tensor, " n"]) -> Float[Tensor, ""]:

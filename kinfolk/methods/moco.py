@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
+from kinfolk import distributed
 from kinfolk.losses import InfoNCELoss
 from kinfolk.methods.base import Method
 from kinfolk.methods.batches import read_views
@@ -16,7 +17,7 @@ from kinfolk.methods.health import projection_health
 from kinfolk.nn import EMATwin, FeatureQueue, HeadConfig, encoder_dim, split_batch_norm
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int64
+    from jaxtyping import Float
 
     from kinfolk.data.relations import Relation
 
@@ -96,21 +97,37 @@ class MoCo(Method):
         self.config = config
         self._waiting: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
 
-    def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Return the loss and the health terms, and keep the keys for `after_step`."""
+    def embed(self, batch: Mapping[str, Any]) -> tuple[Float[Tensor, "n d"], ...]:
+        """Return the queries: of the first view, or of both if the method is symmetric."""
+        views = read_views(batch, method="MoCo", count=2)
+        return tuple(self.head(self.encoder(view)) for view in (views if self.config.symmetric else views[:1]))
+
+    def embed_keys(self, batch: Mapping[str, Any]) -> tuple[Float[Tensor, "n d"], ...]:
+        """Return the keys of the queries, each from the other view."""
         first, second = read_views(batch, method="MoCo", count=2)
+        return tuple(self._keys(view) for view in ((second, first) if self.config.symmetric else (second,)))
+
+    def terms(
+        self,
+        embeddings: Sequence[Float[Tensor, "n d"]],
+        batch: Mapping[str, Any],
+        *,
+        keys: Sequence[Float[Tensor, "n d"]] = (),
+    ) -> dict[str, Tensor]:
+        """Return the loss and the health terms, and keep the keys for `after_step`."""
         ids, labels = batch.get("ids"), batch.get("labels")  # a queue outlives the batch: without ids, no names
         queue = self.queue.snapshot()
         exclude = (ids, queue.ids) if self.config.exclude_own and ids is not None else None
 
-        queries, keys = self.head(self.encoder(first)), self._keys(second)
-        loss = self.loss(queries, keys, queue.features, exclude=exclude)
-        self._keep(keys, ids, labels)
-        if self.config.symmetric:
-            other_queries, other_keys = self.head(self.encoder(second)), self._keys(first)
-            loss = (loss + self.loss(other_queries, other_keys, queue.features, exclude=exclude)) / 2
-            self._keep(other_keys, ids, labels)
-        return {"loss": loss, "queue_fill": self.queue.filled / self.queue.size, **projection_health([queries, keys])}
+        pairs = list(zip(embeddings, keys, strict=True))
+        loss = torch.stack([self.loss(q, k, queue.features, exclude=exclude) for q, k in pairs]).mean()
+        if self.training and torch.is_grad_enabled():
+            self._waiting += [(k, ids, labels) for k in keys]
+        return {"loss": loss, "queue_fill": self.queue.filled / self.queue.size, **projection_health(pairs[0])}
+
+    def negatives(self, *, samples: int, views: int) -> int:
+        """Return the queue's rows; the batch adds none."""
+        return self.queue.size
 
     def after_step(self) -> None:
         """Update the key encoder and enqueue the keys of the training passes since the last call."""
@@ -118,7 +135,10 @@ class MoCo(Method):
             return
         self.key_encoder.update(self.encoder)
         self.key_head.update(self.head)
-        for keys, ids, labels in self._waiting:
+        for waiting in self._waiting:
+            # In rank order, so that the queue stays the same on all ranks.
+            keys, ids, labels = (None if x is None else distributed.all_gather(x) for x in waiting)
+            assert keys is not None
             self.queue.enqueue(keys, ids, labels)
         self._waiting.clear()
 
@@ -129,9 +149,3 @@ class MoCo(Method):
         groups = torch.arange(len(view), device=view.device) % self.config.batch_norm_splits
         order = groups.argsort(stable=True)
         return self.key_head(self.key_encoder(view[order]))[order.argsort()]
-
-    def _keep(
-        self, keys: Float[Tensor, "n d"], ids: Int64[Tensor, " n"] | None, labels: Int64[Tensor, " n"] | None
-    ) -> None:
-        if self.training and torch.is_grad_enabled():
-            self._waiting.append((keys, ids, labels))

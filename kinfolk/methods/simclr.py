@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, ClassVar, final
@@ -17,6 +17,8 @@ from kinfolk.methods.health import projection_health
 from kinfolk.nn import HeadConfig, encoder_dim
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+
     from kinfolk.data.relations import Relation
 
 
@@ -62,12 +64,23 @@ class SimCLR(Method):
         self.head = config.head.build(encoder_dim(encoder))
         self.loss = NTXentLoss(temperature=config.temperature)
 
-    def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Return the loss and the health terms."""
+    def embed(self, batch: Mapping[str, Any]) -> tuple[Float[Tensor, "n d"], ...]:
+        """Return the projections of each view."""
         views = read_views(batch, method="SimCLR")
-        ids = read_ids(batch)
+        return self.head(self.encoder(torch.cat(views))).tensor_split(len(views))
 
-        projections = self.head(self.encoder(torch.cat(views)))
-        z = projections.tensor_split(len(views))
-        loss = torch.stack([self.loss(a, b, ids=ids) for a, b in combinations(z, 2)]).mean()
-        return {"loss": loss, **projection_health(z)}
+    def terms(
+        self,
+        embeddings: Sequence[Float[Tensor, "n d"]],
+        batch: Mapping[str, Any],
+        *,
+        keys: Sequence[Float[Tensor, "n d"]] = (),
+    ) -> dict[str, Tensor]:
+        """Return the loss and the health terms."""
+        ids = read_ids(batch)
+        loss = torch.stack([self.loss(a, b, ids=ids) for a, b in combinations(embeddings, 2)]).mean()
+        return {"loss": loss, **projection_health(embeddings)}
+
+    def negatives(self, *, samples: int, views: int) -> int:
+        """Return both views of every other sample."""
+        return 2 * (samples - 1)

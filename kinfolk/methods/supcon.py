@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
@@ -16,6 +16,8 @@ from kinfolk.methods.health import projection_health
 from kinfolk.nn import HeadConfig, encoder_dim
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+
     from kinfolk.data.relations import Relation
 
 
@@ -64,12 +66,24 @@ class SupCon(Method):
         self.head = config.head.build(encoder_dim(encoder))
         self.loss = SupConLoss(temperature=config.temperature, form=config.form)
 
-    def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Return the loss and the health terms; a batch without labels raises `ValueError`."""
+    def embed(self, batch: Mapping[str, Any]) -> tuple[Float[Tensor, "n d"], ...]:
+        """Return the projections of each view; a batch without labels raises `ValueError`."""
         views = read_views(batch, method="SupCon")
-        labels = read_labels(batch, method="SupCon")
-        count = len(views)
+        read_labels(batch, method="SupCon")
+        return self.head(self.encoder(torch.cat(views))).tensor_split(len(views))
 
-        projections = self.head(self.encoder(torch.cat(views)))
-        loss = self.loss(projections, labels.repeat(count), ids=read_ids(batch).repeat(count))
-        return {"loss": loss, **projection_health(projections.tensor_split(count))}
+    def terms(
+        self,
+        embeddings: Sequence[Float[Tensor, "n d"]],
+        batch: Mapping[str, Any],
+        *,
+        keys: Sequence[Float[Tensor, "n d"]] = (),
+    ) -> dict[str, Tensor]:
+        """Return the loss and the health terms."""
+        count, labels = len(embeddings), read_labels(batch, method="SupCon")
+        loss = self.loss(torch.cat(list(embeddings)), labels.repeat(count), ids=read_ids(batch).repeat(count))
+        return {"loss": loss, **projection_health(embeddings)}
+
+    def negatives(self, *, samples: int, views: int) -> int:
+        """Return all rows of other samples; those of the anchor's class are positives."""
+        return views * (samples - 1)

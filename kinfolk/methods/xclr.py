@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
@@ -72,14 +72,27 @@ class XCLR(Method):
         self.head = config.head.build(encoder_dim(encoder))
         self.loss = XSampleLoss(temperature=config.temperature, graph_temperature=config.graph_temperature)
 
-    def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Return the loss and the health terms; a batch with nothing to relate by raises `ValueError`."""
+    def embed(self, batch: Mapping[str, Any]) -> tuple[Float[Tensor, "n d"], ...]:
+        """Return the projections of each view."""
         views = read_views(batch, method="X-CLR")
-        target = self._target(batch, views=len(views))
+        return self.head(self.encoder(torch.cat(views))).tensor_split(len(views))
 
-        projections = self.head(self.encoder(torch.cat(views)))
-        loss = self.loss(projections, target, ids=read_ids(batch).repeat(len(views)))
-        return {"loss": loss, **projection_health(projections.tensor_split(len(views)))}
+    def terms(
+        self,
+        embeddings: Sequence[Float[Tensor, "n d"]],
+        batch: Mapping[str, Any],
+        *,
+        keys: Sequence[Float[Tensor, "n d"]] = (),
+    ) -> dict[str, Tensor]:
+        """Return the loss and the health terms; a batch with nothing to relate by raises `ValueError`."""
+        count = len(embeddings)
+        target = self._target(batch, views=count)
+        loss = self.loss(torch.cat(list(embeddings)), target, ids=read_ids(batch).repeat(count))
+        return {"loss": loss, **projection_health(embeddings)}
+
+    def negatives(self, *, samples: int, views: int) -> int:
+        """Return all rows of other samples; each is a positive too, in proportion to its weight."""
+        return views * (samples - 1)
 
     def _target(self, batch: Mapping[str, Any], *, views: int) -> SimilarityGraph | Float[Tensor, "m e"]:
         """Return what the batch's rows, in view-major order, are compared by."""

@@ -9,7 +9,9 @@ from kinfolk.nn.encoders import SmallConvNet as SmallConvNet
 from kinfolk.nn.heads import HeadConfig as HeadConfig
 from kinfolk.nn.heads import ProjectionHead as ProjectionHead
 from kinfolk.nn.norms import SplitBatchNorm as SplitBatchNorm
+from kinfolk.nn.norms import SynchronisedBatchNorm as SynchronisedBatchNorm
 from kinfolk.nn.norms import split_batch_norm as split_batch_norm
+from kinfolk.nn.norms import synchronise_batch_norm as synchronise_batch_norm
 from kinfolk.nn.queue import FeatureQueue as FeatureQueue
 from kinfolk.nn.queue import QueueSnapshot as QueueSnapshot
 from kinfolk.nn.resnet import ResNet18 as ResNet18
@@ -29,7 +31,9 @@ __all__ = [
     "SmallConvNet",
     "SplitBatchNorm",
     "Standardise",
+    "SynchronisedBatchNorm",
     "as_encoder",
     "encoder_dim",
     "split_batch_norm",
+    "synchronise_batch_norm",
 ]

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kinfolk import distributed
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
 
@@ -40,6 +42,9 @@ class FeatureQueue(nn.Module):
 
     Attributes:
         filled: int64 scalar, number of rows that came from data, at most `size`.
+
+    With several processes every rank holds the whole queue: enqueue what `kinfolk.distributed.all_gather` gives. With
+    TORCH_DISTRIBUTED_DEBUG=INFO each call of `enqueue` compares the ranks and raises `ValueError` where they differ.
 
     In eval mode `enqueue` changes nothing. Read with `snapshot()`: a copy, so that writing between a loss and its
     backward pass cannot corrupt the gradient.
@@ -107,6 +112,9 @@ class FeatureQueue(nn.Module):
         self.row_labels[places] = labels[n - kept :]
         self.pointer.copy_((self.pointer + n) % self.size)
         self.filled.copy_((self.filled + n).clamp(max=self.size))
+        if distributed.debugging():
+            for name, values in self.named_buffers():
+                distributed.require_equal(values, f"the queue's {name}")
 
     def _column(self, name: str, values: Tensor | None, features: Tensor) -> Tensor:
         """Return ids or labels as int64 on the queue's device, one per row of `features`."""

@@ -3,8 +3,10 @@
 from kinfolk.ops.dispatch import Function as Function
 from kinfolk.ops.dispatch import Impl as Impl
 from kinfolk.ops.dispatch import as_scale as as_scale
+from kinfolk.ops.dispatch import check as check
 from kinfolk.ops.dispatch import choose as choose
 from kinfolk.ops.dispatch import explain as explain
+from kinfolk.ops.dispatch import logsumexp_and_kernel_attraction as logsumexp_and_kernel_attraction
 from kinfolk.ops.dispatch import prepare as prepare
 from kinfolk.ops.dispatch import row_logsumexp as row_logsumexp
 from kinfolk.ops.dispatch import row_softmax_mean as row_softmax_mean

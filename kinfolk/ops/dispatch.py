@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from kinfolk.ops import chunked, reference
 from kinfolk.ops.masks import PairMask, as_mask
+from kinfolk.ops.normalise import normalise
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-Impl = Literal["auto", "chunked", "reference"]
+Impl = Literal["auto", "chunked", "triton", "reference"]
 """Names of the implementations; ``"auto"`` decides by device and shape."""
 
 Function = Literal["identity", "softplus", "square", "exp"]
 """What `row_sum` can sum."""
 
-_NORM_FLOOR = 1e-6
 
-
-def choose(impl: str, x: Tensor) -> Literal["chunked", "reference"]:
-    """Return the implementation that ``impl`` stands for.
+def choose(impl: str, x: Tensor) -> Literal["chunked", "triton", "reference"]:
+    """Return the implementation that ``impl`` stands for: for ``"auto"`` triton on NVIDIA GPUs, chunked elsewhere.
 
     Raises:
         ValueError: for a name that does not exist.
@@ -34,7 +34,26 @@ def choose(impl: str, x: Tensor) -> Literal["chunked", "reference"]:
     """
     if impl not in get_args(Impl):
         raise ValueError(f"impl must be one of {', '.join(get_args(Impl))}, found {impl!r}.")
-    return "reference" if impl == "reference" else "chunked"
+    if impl == "auto":
+        return "triton" if _triton_serves(x) else "chunked"
+    return impl  # type: ignore[return-value]
+
+
+def _triton_serves(x: Tensor) -> bool:
+    """Whether the fused kernels take these vectors."""
+    return x.is_cuda and x.dtype != torch.float64 and implementation("triton").available(x.device)
+
+
+def implementation(name: str) -> Any:
+    """Return the module of an implementation; triton is imported when it is first needed.
+
+    Example:
+        >>> implementation("chunked").__name__
+        'kinfolk.ops.chunked'
+    """
+    if name == "triton":
+        return import_module("kinfolk.ops.triton")
+    return chunked if name == "chunked" else reference
 
 
 def explain(
@@ -47,28 +66,52 @@ def explain(
     """Say in a sentence which implementation a primitive would use for these tensors, and why.
 
     Example:
-        >>> x = torch.zeros(2048, 64)
+        >>> x = torch.zeros(100, 64)
         >>> explain(x)
-        'chunked on cpu: 2048 x 2048 pairs in tiles of 512 x 1024 (2.0 MB), upper triangle only (both sides are one)'
+        'chunked on cpu: 100 x 100 pairs in tiles of 100 x 100 (0.0 MB), upper triangle only (both sides are one)'
         >>> explain(x, impl="reference")
-        'reference on cpu: all 2048 x 2048 pairs at once (16.0 MB a matrix), because impl="reference" was asked for'
+        'reference on cpu: all 100 x 100 pairs at once (0.0 MB a matrix), because impl="reference" was asked for'
     """
     keys = x if y is None else y
     n, m = x.shape[0], keys.shape[0]
     pair_mask = as_mask(mask, n, m)
     size = 8 if x.dtype == torch.float64 else 4
-    if choose(impl, x) == "reference":
+    name = choose(impl, x)
+    if name == "reference":
         return (
             f"reference on {x.device.type}: all {n} x {m} pairs at once ({n * m * size / 2**20:.1f} MB a matrix), "
             'because impl="reference" was asked for'
         )
-    height, width = chunked.tile_shape(n, m)
     same = keys is x and (pair_mask is None or pair_mask.symmetric)
     how = "upper triangle only (both sides are one)" if same else "all tiles"
+    if name == "triton":
+        return f"triton on {x.device.type}: {n} x {m} pairs in fused kernels, {how}"
+    why = ", since float64 has no fused kernel" if x.is_cuda and x.dtype == torch.float64 else ""
+    like = torch.empty(0, dtype=torch.float64 if size == 8 else torch.float32, device=x.device)
+    walk = chunked.Walk(n, m, like, triangle=same)
+    height, width = min(walk.height, max(n, 1)), min(walk.width, max(m, 1))
     return (
         f"chunked on {x.device.type}: {n} x {m} pairs in tiles of {height} x {width} "
-        f"({height * width * size / 2**20:.1f} MB), {how}"
+        f"({height * width * size / 2**20:.1f} MB), {how}{why}"
     )
+
+
+def check(x: Tensor, y: Tensor) -> None:
+    """Check that two sets of vectors are float matrices of the same width.
+
+    Example:
+        >>> check(torch.zeros(2, 3), torch.zeros(2, 4))
+        Traceback (most recent call last):
+            ...
+        ValueError: expected x [n, d] and y [m, d] of the same width d, found (2, 3) and (2, 4).
+    """
+    for name, side in (("x", x), ("y", y)):
+        if not isinstance(side, Tensor) or not side.is_floating_point():
+            raise TypeError(f"{name} must be a float tensor, found {getattr(side, 'dtype', type(side).__name__)}.")
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+        raise ValueError(
+            f"expected x [n, d] and y [m, d] of the same width d, found {tuple(x.shape)} and {tuple(y.shape)}."
+        )
 
 
 def prepare(
@@ -89,13 +132,7 @@ def prepare(
         tensor([[0.6000, 0.8000],
                 [0.0000, 0.0000]])
     """
-    for name, side in (("x", x), ("y", y)):
-        if not isinstance(side, Tensor) or not side.is_floating_point():
-            raise TypeError(f"{name} must be a float tensor, found {getattr(side, 'dtype', type(side).__name__)}.")
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-        raise ValueError(
-            f"expected x [n, d] and y [m, d] of the same width d, found {tuple(x.shape)} and {tuple(y.shape)}."
-        )
+    check(x, y)
     wide = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
     left = _cast(x, wide, normalize)
     return left, left if y is x else _cast(y, wide, normalize)
@@ -103,7 +140,7 @@ def prepare(
 
 def _cast(x: Tensor, dtype: torch.dtype, normalize: bool) -> Tensor:
     x = x.to(dtype)
-    return torch.nn.functional.normalize(x, dim=1, eps=_NORM_FLOOR) if normalize else x
+    return normalise(x) if normalize else x
 
 
 def as_scale(scale: float | Tensor, like: Tensor) -> Tensor:
@@ -126,6 +163,7 @@ def row_logsumexp(
     mask: PairMask | Bool[Tensor, "n m"] | None = None,
     normalize: bool = False,
     impl: str = "auto",
+    recompute: bool | None = None,
 ) -> Float[Tensor, " n"]:
     """Logsumexp of every row's kept logits, ``lse_j(scale <x_i, y_j> + b_ij)``.
 
@@ -135,7 +173,10 @@ def row_logsumexp(
         scale: inverse temperature, a number or a tensor with one element; differentiable.
         mask: which pairs count and their biases, a `PairMask` or a bool matrix (True = kept).
         normalize: l2-normalise both sides first (norm in float32, floored at 1e-6).
-        impl: ``"auto"``, ``"chunked"`` (O(n + m) memory) or ``"reference"`` (dense).
+        impl: ``"auto"``, ``"chunked"`` (linear memory, any device), ``"triton"`` (NVIDIA GPUs) or ``"reference"``
+            (dense).
+        recompute: compute scores again in the backward pass (True), or keep them, n m numbers of memory, for a faster
+            one (False). None keeps them where they take less than 16 MB. Read by ``"chunked"`` only.
 
     Returns:
         [n]; -inf with zero gradient where a row keeps nothing.
@@ -150,8 +191,10 @@ def row_logsumexp(
         tensor([0.6931, 0.6931, 0.6931])
     """
     with torch.autocast(x.device.type, enabled=False):
-        x, y, scale, pairs, module = _call(x, y, scale, mask, normalize, impl)
-        return module.row_logsumexp(x, y, scale=scale, mask=pairs)
+        module, x, y, options = _call(x, y, mask, normalize, impl, scale=scale)
+        if module is chunked:
+            options["recompute"] = recompute
+        return module.row_logsumexp(x, y, **options)
 
 
 def two_way_logsumexp(
@@ -162,6 +205,7 @@ def two_way_logsumexp(
     mask: PairMask | Bool[Tensor, "n m"] | None = None,
     normalize: bool = False,
     impl: str = "auto",
+    recompute: bool | None = None,
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
     """Logsumexp of every row and of every column from one pass over the scores.
 
@@ -171,13 +215,59 @@ def two_way_logsumexp(
         [n] over columns and [m] over rows; -inf with zero gradient where nothing is kept.
 
     Example:
-        >>> rows, columns = two_way_logsumexp(torch.eye(2), torch.eye(2)[:1], scale=1.0)
-        >>> rows, columns
-        (tensor([1., 0.]), tensor([1.3133]))
+        >>> two_way_logsumexp(torch.eye(2), torch.eye(2)[:1], scale=0.0)
+        (tensor([0., 0.]), tensor([0.6931]))
     """
     with torch.autocast(x.device.type, enabled=False):
-        x, y, scale, pairs, module = _call(x, y, scale, mask, normalize, impl)
-        return module.two_way_logsumexp(x, y, scale=scale, mask=pairs)
+        module, x, y, options = _call(x, y, mask, normalize, impl, scale=scale)
+        if module is chunked:
+            options["recompute"] = recompute
+        return module.two_way_logsumexp(x, y, **options)
+
+
+def logsumexp_and_kernel_attraction(
+    x: Float[Tensor, "n d"],
+    y: Float[Tensor, "m d"],
+    u: Float[Tensor, "n e"],
+    v: Float[Tensor, "m e"],
+    *,
+    scale: float | Tensor,
+    relation_scale: float,
+    mask: PairMask | None = None,
+    target_mask: PairMask | None = None,
+    normalize: bool = False,
+    impl: str = "auto",
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Partition and soft target of side embeddings from one sweep; `kinfolk.graphs.KernelGraph` is its front door.
+
+    Args:
+        x: anchors [n, d].
+        y: candidates [m, d].
+        u: unit side embeddings of the anchors [n, e].
+        v: unit side embeddings of the candidates [m, e].
+        scale: ``s_ij = scale <x_i, y_j>``; differentiable.
+        relation_scale: ``T_ij = softmax_j(relation_scale <u_i, v_j>)``, over what ``target_mask`` keeps.
+        mask: which pairs enter the partition, and their biases.
+        target_mask: which pairs the target is normalised over; its biases play no role.
+        normalize: l2-normalise x and y first.
+        impl: as in `row_logsumexp`; not ``"reference"``, where the two parts are two calls.
+
+    Returns:
+        ``lse_j(s_ij + b_ij)`` [n] and ``sum_j T_ij s_ij`` [n].
+
+    Example:
+        >>> x = torch.eye(2)
+        >>> logsumexp_and_kernel_attraction(x, x, x, x, scale=1.0, relation_scale=0.0)
+        (tensor([1.3133, 1.3133]), tensor([0.5000, 0.5000]))
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        module, x, y, options = _call(x, y, mask, normalize, impl, scale=scale)
+        masks = {"target_mask": as_mask(target_mask, x.shape[0], y.shape[0]), "relation_scale": float(relation_scale)}
+        precision = torch.float64 if x.dtype == torch.float64 else torch.float32
+        side = u.to(precision)
+        return module.logsumexp_and_kernel_attraction(
+            x, y, side, side if v is u else v.to(precision), **options, **masks
+        )
 
 
 def row_softmax_mean(
@@ -211,10 +301,8 @@ def row_softmax_mean(
         tensor([0.5000, 0.5000])
     """
     with torch.autocast(x.device.type, enabled=False):
-        x, y, scale, pairs, module = _call(x, y, scale, mask, normalize, impl)
-        return module.row_softmax_mean(
-            x, y, scale=scale, weight_scale=float(weight_scale), mask=pairs, detach_weights=detach_weights
-        )
+        module, x, y, options = _call(x, y, mask, normalize, impl, scale=scale)
+        return module.row_softmax_mean(x, y, weight_scale=float(weight_scale), detach_weights=detach_weights, **options)
 
 
 def row_sum(
@@ -254,9 +342,9 @@ def row_sum(
             f"row_shift must have one entry per row of x {tuple(x.shape)}, found {tuple(row_shift.shape)}."
         )
     with torch.autocast(x.device.type, enabled=False):
-        x, y, scale, pairs, module = _call(x, y, scale, mask, normalize, impl)
-        shift = None if row_shift is None else row_shift.to(x.dtype)
-        return module.row_sum(x, y, fn=fn, scale=scale, row_shift=shift, mask=pairs)
+        module, x, y, options = _call(x, y, mask, normalize, impl, scale=scale)
+        shift = None if row_shift is None else row_shift.to(options["scale"].dtype)
+        return module.row_sum(x, y, fn=fn, row_shift=shift, **options)
 
 
 @torch.no_grad()
@@ -293,12 +381,19 @@ def row_topk(
     if k < 1:
         raise ValueError(f"k must be at least 1, found {k}.")
     with torch.autocast(x.device.type, enabled=False):
-        x, y, _, pairs, module = _call(x, y, 1.0, mask, normalize, impl)
-        return module.row_topk(x, y, k=k, largest=largest, mask=pairs)
+        module, x, y, options = _call(x, y, mask, normalize, impl)
+        return module.row_topk(x, y, k=k, largest=largest, **options)
 
 
-def _call(x, y, scale, mask, normalize, impl):  # type: ignore[no-untyped-def]
-    """What every primitive does first."""
-    x, y = prepare(x, y, normalize=normalize)
-    module = chunked if choose(impl, x) == "chunked" else reference
-    return x, y, as_scale(scale, x), as_mask(mask, x.shape[0], y.shape[0]), module
+def _call(x, y, mask, normalize, impl, *, scale=None):  # type: ignore[no-untyped-def]
+    """What every primitive does first: check, choose, and prepare the vectors as the implementation wants them."""
+    check(x, y)
+    name = choose(impl, x)
+    options: dict[str, Any] = {"mask": as_mask(mask, x.shape[0], y.shape[0])}
+    if name == "triton":  # takes half precision as it is, and scales products by inverse norms
+        options["normalize"] = normalize
+    else:
+        x, y = prepare(x, y, normalize=normalize)
+    if scale is not None:
+        options["scale"] = as_scale(scale, x if x.dtype == torch.float64 else x.new_empty(0, dtype=torch.float32))
+    return implementation(name), x, y, options

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
 Span = tuple[int, int]
 """A half-open range of rows or columns, ``(start, stop)``."""
+
+
+_CONJUNCTIONS = ("self_offsets", "excluded", "required", "excluded_columns", "kept", "equal_bias")
+"""The parts of a mask that `&` joins one after the other."""
 
 
 class IdPair(NamedTuple):
@@ -32,10 +37,32 @@ class IdPair(NamedTuple):
         left = self.rows[rows]
         return (left == self.columns[columns]) & (left != -1)
 
+    def gathered(self, gather: Callable[[Tensor], Tensor]) -> IdPair:
+        """The same rows against the columns of all ranks."""
+        return IdPair(self.rows, gather(self.columns))
+
+    def column_slice(self, columns: slice) -> IdPair:
+        """The same rows against a range of columns."""
+        return IdPair(self.rows, self.columns[columns])
+
+    def matches(self, *, limit: int) -> tuple[Int[Tensor, " e"], Int[Tensor, " e"]] | None:
+        """Return the rows and columns of all matching pairs, or None where there are more than ``limit``."""
+        order = torch.argsort(self.columns, stable=True)
+        found = self.columns[order]
+        first = torch.searchsorted(found, self.rows)
+        times = (torch.searchsorted(found, self.rows, right=True) - first).where(self.rows != -1, 0)
+        if int(times.sum()) > limit:
+            return None
+        rows = torch.repeat_interleave(torch.arange(len(times), device=times.device), times)
+        within = torch.arange(len(rows), device=times.device) - (times.cumsum(0) - times)[rows]
+        return rows, order[first[rows] + within]
+
     @property
     def symmetric(self) -> bool:
-        """Whether pair (i, j) matches exactly when (j, i) does."""
-        return self.rows is self.columns or torch.equal(self.rows, self.columns)
+        """Whether pair (i, j) matches exactly when (j, i) does; a traced program knows it only of one tensor."""
+        if self.rows is self.columns:
+            return True
+        return not torch.compiler.is_compiling() and torch.equal(self.rows, self.columns)
 
 
 def integer_ids(ids: Int[Tensor, " n"], name: str = "ids") -> Int[Tensor, " n"]:
@@ -141,7 +168,7 @@ class PairMask:
         if columns.ndim != 2:
             raise ValueError(f"columns must be [n, k], one list per row, found shape {tuple(columns.shape)}.")
         flat = integer_ids(columns.reshape(-1), "columns")
-        if flat.numel() and (int(flat.max()) >= m or int(flat.min()) < -1):
+        if not torch.compiler.is_compiling() and flat.numel() and (int(flat.max()) >= m or int(flat.min()) < -1):
             raise ValueError(f"columns must lie in [-1, {m - 1}], found {int(flat.min())} to {int(flat.max())}.")
         return cls(columns.shape[0], m, excluded_columns=(flat.reshape(columns.shape),))
 
@@ -175,9 +202,7 @@ class PairMask:
         """Keep what both keep; biases add up."""
         n = _same_size(self.n, other.n, "rows", self, other)
         m = _same_size(self.m, other.m, "columns", self, other)
-        joined: dict[str, Any] = {
-            f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.default == ()
-        }
+        joined: dict[str, Any] = {name: getattr(self, name) + getattr(other, name) for name in _CONJUNCTIONS}
         biases = [b for b in (self.column_bias, other.column_bias) if b is not None]
         joined["column_bias"] = sum(biases[1:], biases[0]) if biases else None
         return PairMask(n, m, **joined)
@@ -188,6 +213,61 @@ class PairMask:
             raise ValueError(f"the mask is {self.n} x {self.m} but there are {n} rows and {m} columns to compare.")
         return self if (self.n, self.m) == (n, m) else replace(self, n=n, m=m)
 
+    def gathered(self, gather: Callable[[Tensor], Tensor], *, offset: int, total: int) -> PairMask:
+        """Return this mask over the columns of all ranks, of which its own are some.
+
+        What stands for one datum each is gathered: ids, biases and a row's own place. A matrix or listed columns name
+        columns by number and cannot be.
+
+        Args:
+            gather: returns the entries of all ranks for those of this rank's columns.
+            offset: columns of the ranks before this one.
+            total: columns of all ranks.
+
+        Example:
+            >>> others = PairMask.exclude_self(2).gathered(lambda x: x, offset=1, total=3)
+            >>> others.to_dense().int().tolist()
+            [[1, 0, 1], [1, 1, 0]]
+        """
+        n, m = self._sizes() if self.self_offsets else (self.n, self.m)
+        if self.excluded_columns or self.kept:
+            raise ValueError(
+                f"with several ranks an explicit mask must have one column per key of all ranks, {total}; found {m}."
+            )
+        inside = all(o >= 0 and (n or 0) + o <= (m or 0) for o in self.self_offsets)
+        places = () if inside else tuple(_places(n or 0, m or 0, o, offset, total) for o in self.self_offsets)
+        return PairMask(
+            n,
+            total,
+            self_offsets=tuple(o + offset for o in self.self_offsets) if inside else (),
+            excluded=tuple(p.gathered(gather) for p in self.excluded) + places,
+            required=tuple(tuple(p.gathered(gather) for p in union) for union in self.required),
+            column_bias=None if self.column_bias is None else gather(self.column_bias),
+            equal_bias=tuple((p.gathered(gather), value) for p, value in self.equal_bias),
+        )
+
+    def column_slice(self, columns: Span) -> PairMask:
+        """Return this mask over a range of its columns.
+
+        Example:
+            >>> PairMask.exclude_self(2, 4).column_slice((1, 4)).to_dense().int().tolist()
+            [[1, 1, 1], [0, 1, 1]]
+        """
+        start, stop = columns
+        part = slice(start, stop)
+        listed = (i - start for i in self.excluded_columns)
+        return replace(
+            self,
+            m=stop - start,
+            self_offsets=tuple(o - start for o in self.self_offsets if -(self.n or 0) < o - start < stop - start),
+            excluded=tuple(p.column_slice(part) for p in self.excluded),
+            required=tuple(tuple(p.column_slice(part) for p in union) for union in self.required),
+            excluded_columns=tuple(i.where((i >= 0) & (i < stop - start), -1) for i in listed),
+            kept=tuple(keep[:, part] for keep in self.kept),
+            column_bias=None if self.column_bias is None else self.column_bias[part],
+            equal_bias=tuple((p.column_slice(part), value) for p, value in self.equal_bias),
+        )
+
     def block(self, rows: Span, columns: Span) -> Bool[Tensor, "a b"] | None:
         """Return the kept pairs of a block as a bool matrix, or None where all of them are kept."""
         height, width = rows[1] - rows[0], columns[1] - columns[0]
@@ -195,7 +275,7 @@ class PairMask:
         for offset in self.self_offsets:
             local = rows[0] + offset - columns[0]
             if -height < local < width:
-                drops.append(torch.zeros(height, width, dtype=torch.bool, device=self._device()))
+                drops.append(torch.zeros(height, width, dtype=torch.bool, device=self.device))
                 drops[-1].diagonal(local).fill_(True)
         if not drops:
             return None
@@ -248,13 +328,13 @@ class PairMask:
         """Return the kept pairs as an explicit bool matrix."""
         n, m = self._sizes()
         keep = self.block((0, n), (0, m))
-        return torch.ones(n, m, dtype=torch.bool, device=self._device()) if keep is None else keep
+        return torch.ones(n, m, dtype=torch.bool, device=self.device) if keep is None else keep
 
     def dense_bias(self) -> Float[Tensor, "n m"]:
         """Return the biases as an explicit matrix; 0 where there is none."""
         n, m = self._sizes()
         bias = self.bias_block((0, n), (0, m))
-        return torch.zeros(n, m, device=self._device()) if bias is None else bias.expand(n, m)
+        return torch.zeros(n, m, device=self.device) if bias is None else bias.expand(n, m)
 
     @property
     def symmetric(self) -> bool:
@@ -273,6 +353,18 @@ class PairMask:
         """Whether any pair can be dropped; a mask may be nothing but a bias."""
         return bool(self.self_offsets or self.excluded or self.required or self.excluded_columns or self.kept)
 
+    @property
+    def form(self) -> str:
+        """Which parts it has, whatever their numbers: ranks that join must agree on it.
+
+        Example:
+            >>> (PairMask.exclude_self(2) & PairMask.bias(torch.zeros(2))).form
+            '1 self_offsets, column_bias'
+        """
+        names = ("self_offsets", "excluded", "required", "excluded_columns", "kept", "equal_bias")
+        parts = [f"{len(getattr(self, name))} {name}" for name in names if getattr(self, name)]
+        return ", ".join(parts + ["column_bias"] * (self.column_bias is not None))
+
     def without_bias(self) -> PairMask:
         """Return what is kept, without the biases: targets ignore them."""
         return replace(self, column_bias=None, equal_bias=())
@@ -283,7 +375,9 @@ class PairMask:
         others = self.excluded or self.required or self.excluded_columns or self.kept
         return self.self_offsets[0] if len(self.self_offsets) == 1 and not others else None
 
-    def _device(self) -> torch.device:
+    @property
+    def device(self) -> torch.device:
+        """Where the mask's tensors are; a diagonal is no tensor, and counts as the CPU's."""
         for item in (*self.excluded, *(u[0] for u in self.required), *(p for p, _ in self.equal_bias)):
             return item.rows.device
         for tensor in (*self.excluded_columns, *self.kept, self.column_bias):
@@ -331,6 +425,12 @@ def _from_ids(row_ids: Tensor, column_ids: Tensor, part) -> PairMask:  # type: i
     rows = integer_ids(row_ids, "row ids")
     columns = rows if column_ids is row_ids else integer_ids(column_ids, "column ids")
     return PairMask(rows.shape[0], columns.shape[0], **part(IdPair(rows, columns)))
+
+
+def _places(n: int, m: int, offset: int, before: int, total: int) -> IdPair:
+    """Ids that match a row with its own place, for rows whose place is among this rank's columns."""
+    place = torch.arange(n) + offset
+    return IdPair((place + before).where((place >= 0) & (place < m), -1), torch.arange(total))
 
 
 def _same_size(a: int | None, b: int | None, what: str, left: PairMask, right: PairMask) -> int | None:

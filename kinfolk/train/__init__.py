@@ -12,10 +12,13 @@ from kinfolk.train.config import load_config as load_config
 from kinfolk.train.config import to_yaml as to_yaml
 from kinfolk.train.evaluation import embed_run as embed_run
 from kinfolk.train.evaluation import evaluate_run as evaluate_run
+from kinfolk.train.gradient_cache import cached_backward as cached_backward
+from kinfolk.train.gradient_cache import split_rows as split_rows
 from kinfolk.train.loop import fit as fit
 from kinfolk.train.optimizers import AdamWConfig as AdamWConfig
 from kinfolk.train.optimizers import SGDConfig as SGDConfig
 from kinfolk.train.optimizers import cosine_schedule as cosine_schedule
+from kinfolk.train.processes import reduce_gradients as reduce_gradients
 from kinfolk.train.runs import EncoderFile as EncoderFile
 from kinfolk.train.runs import Run as Run
 from kinfolk.train.runs import load_encoder as load_encoder
@@ -33,6 +36,7 @@ __all__ = [
     "SGDConfig",
     "SourceConfig",
     "TrainConfig",
+    "cached_backward",
     "checkpoints",
     "cosine_schedule",
     "embed_run",
@@ -43,5 +47,7 @@ __all__ = [
     "load_encoder",
     "load_method",
     "read_metrics",
+    "reduce_gradients",
+    "split_rows",
     "to_yaml",
 ]

@@ -35,7 +35,13 @@ class Position:
 
 
 def save_checkpoint(
-    folder: Path, method: nn.Module, optimizer: torch.optim.Optimizer, *, position: Position, keep: int = 2
+    folder: Path,
+    method: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    position: Position,
+    random: list[dict[str, Any]] | None = None,
+    keep: int = 2,
 ) -> Path:
     """Write a checkpoint under a temporary name, sync it, give it its final name, and drop the oldest ones.
 
@@ -44,6 +50,7 @@ def save_checkpoint(
         method: The unwrapped method; its whole ``state_dict`` (EMA twin, queue and counters too) goes to safetensors.
         optimizer: Its state, the position and the random-number states go to a file for ``weights_only=True``.
         position: Where the run stands.
+        random: What `random_states` gives on each rank; None for those of this process alone.
         keep: How many of the newest checkpoints stay.
 
     Returns:
@@ -65,7 +72,8 @@ def save_checkpoint(
     temporary.mkdir(parents=True)
     try:
         save_model(method, str(temporary / "weights.safetensors"))
-        state = {"position": asdict(position), "optimizer": optimizer.state_dict(), "random": random_states()}
+        random = [random_states()] if random is None else random
+        state = {"position": asdict(position), "optimizer": optimizer.state_dict(), "random": random}
         torch.save(state, temporary / "training.pt")
         for path in (*temporary.iterdir(), temporary):
             sync(path)
@@ -90,8 +98,20 @@ def remove_partial(folder: Path) -> None:
         shutil.rmtree(path)
 
 
-def restore_checkpoint(path: Path, method: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Position:
+def restore_checkpoint(
+    path: Path, method: nn.Module, optimizer: torch.optim.Optimizer | None = None, *, rank: int = 0
+) -> Position:
     """Load weights into ``method`` and, where an optimizer is given, its state and the random-number states.
+
+    A run may go on with another number of processes than wrote the checkpoint. The batches stay the same, and so does
+    the loss; each rank takes its own random-number states, and a rank that had none keeps its present ones, so that
+    dropout draws other numbers than it would have.
+
+    Args:
+        path: A checkpoint's folder.
+        method: The unwrapped method.
+        optimizer: The optimizer; without one nothing but the weights is restored.
+        rank: Of this process.
 
     Returns:
         Where the run stood when the checkpoint was written.
@@ -103,7 +123,10 @@ def restore_checkpoint(path: Path, method: nn.Module, optimizer: torch.optim.Opt
     state = torch.load(path / "training.pt", map_location="cpu", weights_only=True)
     if optimizer is not None:
         optimizer.load_state_dict(state["optimizer"])
-        set_random_states(state["random"])
+        # The first version wrote the states of its one process without a list.
+        random = state["random"] if isinstance(state["random"], list) else [state["random"]]
+        if rank < len(random):
+            set_random_states(random[rank])
     return Position(**state["position"])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,6 +68,10 @@ class TrainConfig:
     """Seed of initial weights, order of samples and augmentation."""
     batch_size: int = 256
     """Samples in a step, over all processes."""
+    chunk_size: int | None = None
+    """Samples per process that the encoder takes at once; the loss sees the whole batch. None takes all at once."""
+    sync_batch_norm: bool = True
+    """With several processes, let batch norm take its statistics from all of them, as one process would."""
     epochs: int = 100
     """Passes over the training images."""
     max_steps_per_epoch: int | None = None
@@ -95,7 +99,7 @@ class TrainConfig:
         _at_least(1, batch_size=self.batch_size, epochs=self.epochs, log_every=self.log_every)
         _at_least(1, checkpoint_every_epochs=self.checkpoint_every_epochs)
         _at_least(0, seed=self.seed, workers=self.workers)
-        for name in ("checkpoint_every_steps", "max_steps_per_epoch"):
+        for name in ("checkpoint_every_steps", "chunk_size", "max_steps_per_epoch"):
             if getattr(self, name) is not None:
                 _at_least(1, **{name: getattr(self, name)})
         if not 0 <= self.warmup < 1:
@@ -155,8 +159,11 @@ def load_config(run: str | Path) -> TrainConfig:
 
 def differences(written: str, given: TrainConfig) -> list[str]:
     """Say in which fields a config differs from one that `to_yaml` wrote, one line each; empty when they are equal."""
-    # Compared as documents, so that a config of someone's own, which from_yaml does not know, can be resumed too.
-    old, new = flatten(yaml.safe_load(written)), flatten(encode(given))
+    # Compared as documents, so that a config of someone's own, which from_yaml does not know, can be resumed too. A
+    # setting that an older version did not have stands for its default.
+    defaults = {f.name: encode(f.default) for f in fields(TrainConfig) if f.default is not MISSING}
+    document = yaml.safe_load(written)
+    old, new = flatten(document | {k: v for k, v in defaults.items() if k not in document}), flatten(encode(given))
     names = [*old, *(name for name in new if name not in old)]
     pairs = {name: (old.get(name, "absent"), new.get(name, "absent")) for name in names}
     return [f"{name}: {was!r} in the run, {now!r} now" for name, (was, now) in pairs.items() if was != now]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from kinfolk.data.optional import import_extra
 
@@ -59,7 +62,7 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
     import_extra("accelerate", needed_for="training")
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
-    from accelerate.utils import DistributedDataParallelKwargs
+    from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
     mixed_precision = "bf16" if precision == "bf16" else "no"
     if AcceleratorState._shared_state:
@@ -70,6 +73,30 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
     return Accelerator(
         cpu=device == "cpu",
         mixed_precision=mixed_precision,
-        # Buffers (norm statistics, queues) are every rank's own; broadcasting them would undo a queue's update.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        kwargs_handlers=[
+            # Buffers (norm statistics, queues) are kept equal by what fills them; broadcasting would undo an update.
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            # The other ranks wait while the first one evaluates, which may take longer than the usual ten minutes.
+            InitProcessGroupKwargs(timeout=timedelta(hours=3)),
+        ],
     )
+
+
+def prepare(
+    accelerator: Accelerator, method: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Let the accelerator wrap method and optimizer, and refuse wrappers that split parameters over the ranks.
+
+    Raises:
+        ValueError: under anything but one process or plain data parallelism.
+    """
+    kind = accelerator.distributed_type.value
+    if kind not in ("NO", "MULTI_CPU", "MULTI_GPU"):
+        raise ValueError(
+            f"training runs in one process or data-parallel in several; found {kind}. "
+            "Launch with `torchrun --nproc-per-node N` or `accelerate launch --multi_gpu`."
+        )
+    with warnings.catch_warnings():
+        # torch 2.13 renames the option, accelerate and torch 2.8 know the old name only.
+        warnings.filterwarnings("ignore", ".broadcast_buffers. is deprecated", FutureWarning)
+        return accelerator.prepare(method, optimizer)

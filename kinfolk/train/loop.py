@@ -11,15 +11,18 @@ import torch
 from torch import Tensor, nn
 
 import kinfolk
+from kinfolk import distributed
 from kinfolk.data import Splits, ViewMaker, batches
-from kinfolk.nn import encoder_dim
+from kinfolk.data.counter import counter_seed
+from kinfolk.nn import encoder_dim, synchronise_batch_norm
 from kinfolk.train.batches import make_batch, make_sampler
 from kinfolk.train.card import write_card
 from kinfolk.train.checkpoint import Position, checkpoints, restore_checkpoint, save_checkpoint, seed_everything
 from kinfolk.train.config import TrainConfig
-from kinfolk.train.device import make_accelerator, resolve_device, resolve_precision
+from kinfolk.train.device import make_accelerator, prepare, resolve_device, resolve_precision
 from kinfolk.train.evaluation import labels_used, left_out, measure, write_records
 from kinfolk.train.optimizers import cosine_schedule
+from kinfolk.train.processes import average_statistics, gather_states, mean_terms, on_first_rank
 from kinfolk.train.runs import (
     EncoderFile,
     Run,
@@ -31,6 +34,7 @@ from kinfolk.train.runs import (
     open_run,
     view_shape,
 )
+from kinfolk.train.step import forward_backward
 from kinfolk.train.tracking import MetricsFile, Progress, truncate_metrics
 
 
@@ -44,11 +48,15 @@ def fit(
 ) -> Run:
     """Train an encoder, export it, evaluate it, and write all of it to a folder.
 
+    Under ``torchrun`` or ``accelerate launch`` every process calls it with the same arguments; the first one writes.
+    The batch, its views and the loss are those of one process.
+
     Args:
         config: The run; `kinfolk.recipes.recipe` has complete ones.
         out: The run's folder. A folder that holds something is never replaced unasked.
         overwrite: Delete what the folder holds first.
-        resume: Continue from the newest checkpoint. On a CPU the result is bitwise that of an uninterrupted run.
+        resume: Continue from the newest checkpoint. On a CPU, with one process or two, the result is bitwise that of
+            an uninterrupted run; with more, sums over processes may be rounded in another order.
         init: A finished run's folder, or a safetensors file, whose encoder weights to start from.
 
     Returns:
@@ -84,29 +92,36 @@ def fit(
     method = build_method(config, source, encoder=encoder)
     # Strided convolutions run up to 1.7 times as fast on a CPU in this layout.
     method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if accelerator.num_processes > 1 and config.sync_batch_norm:
+        synchronise_batch_norm(method)
     optimizer = config.optimizer.build(method)
     sampler = make_sampler(config, source, rank=accelerator.process_index, world_size=accelerator.num_processes)
     steps_per_epoch = min(sampler.steps_per_epoch, config.max_steps_per_epoch or sampler.steps_per_epoch)
     total_steps = config.epochs * steps_per_epoch
-    model, stepper = accelerator.prepare(method, optimizer)
+    model, stepper = prepare(accelerator, method, optimizer)
+    if not main:  # the weights are the same on all ranks, what dropout drops is not
+        seed_everything(counter_seed(config.seed, accelerator.process_index))
 
     # Where it is written, and where it starts.
-    run = open_run(config, Path(out), overwrite=overwrite, resume=resume) if main else Run(Path(out))
-    accelerator.wait_for_everyone()
+    run = Run(Path(out))
+    on_first_rank(lambda: open_run(config, run.folder, overwrite=overwrite, resume=resume))
     saved = checkpoints(run.checkpoints)
-    position = restore_checkpoint(saved[-1], method, optimizer) if saved else Position()
+    rank = accelerator.process_index
+    position = restore_checkpoint(saved[-1], method, optimizer, rank=rank) if saved else Position()
     if main and resume:
         truncate_metrics(run.metrics_file, step=position.step)
     metrics = MetricsFile(run.metrics_file, enabled=main)
-    progress = Progress(total_steps=total_steps, done=position.step, enabled=main)
+    negatives = method.negatives(samples=config.batch_size, views=config.views.count)
+    progress = Progress(total_steps=total_steps, done=position.step, enabled=main, negatives=negatives)
 
     with metrics, progress:
-        facts = {"device": str(accelerator.device), "precision": precision, "processes": accelerator.num_processes}
+        facts = {"device": accelerator.device.type, "precision": precision, "processes": accelerator.num_processes}
         facts |= {"kinfolk": kinfolk.__version__, "torch": torch.__version__}
         step = logged_step = position.step
         logged_at = time.perf_counter()
         begun = logged_at - position.seconds
-        metrics.write("resume" if resume else "start", step=step, total_steps=total_steps, **facts)
+        metrics.write("resume" if resume else "start", step=step, total_steps=total_steps,
+                      negatives_per_anchor=negatives, **facts)  # fmt: skip
 
         for epoch in range(position.epoch, config.epochs):
             steps = range(position.step_in_epoch if epoch == position.epoch else 0, steps_per_epoch)
@@ -114,20 +129,21 @@ def fit(
             for step_in_epoch, data in zip(steps, reader, strict=False):
                 batch = make_batch(data, views, epoch=epoch, device=accelerator.device)
                 if step == 0 and method.relation is not None:
-                    metrics.write("relation", step=0, **method.relation.summary(batch["ids"], len(batch["views"])))
+                    ids = distributed.all_gather(batch["ids"])
+                    metrics.write("relation", step=0, **method.relation.summary(ids, len(batch["views"])))
 
                 rate = config.optimizer.learning_rate * cosine_schedule(
                     step, total_steps=total_steps, warmup_fraction=config.warmup
                 )
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                terms = model(batch)
-                accelerator.backward(terms["loss"])
+                terms = forward_backward(model, batch, accelerator, chunk_size=config.chunk_size)
                 norm = float(accelerator.clip_grad_norm_(model.parameters(), config.clip_norm or math.inf))
-                loss = float(accelerator.reduce(terms["loss"].detach(), "mean"))
+                loss = mean_terms({"loss": terms["loss"]})["loss"]  # the same on all ranks, so all of them stop
                 step += 1
                 if not (math.isfinite(loss) and math.isfinite(norm)):
-                    _stop(metrics, run, step=step, ids=batch["ids"], loss=loss, gradient_norm=norm)
+                    ids = distributed.all_gather(batch["ids"])
+                    _stop(metrics, run, step=step, ids=ids, loss=loss, gradient_norm=norm)
                 stepper.step()
                 stepper.zero_grad()
                 method.after_step()
@@ -136,16 +152,18 @@ def fit(
                 if step % config.log_every == 0 or step in (1, total_steps):
                     speed = (step - logged_step) * config.batch_size / (now - logged_at)
                     logged_step, logged_at = step, now
-                    means = {name: float(accelerator.reduce(term.detach(), "mean")) for name, term in terms.items()}
+                    means = mean_terms(terms)
                     metrics.write("train", step=step, epoch=epoch, **means, learning_rate=rate, gradient_norm=norm,
                                   images_per_second=speed, seconds=now - begun)  # fmt: skip
                     progress.update(step, loss=loss, images_per_second=speed)
                 ended = step_in_epoch + 1 == steps_per_epoch
-                if main and _is_due(config, step=step, epoch=epoch, ended=ended):
+                if _is_due(config, step=step, epoch=epoch, ended=ended):
+                    average_statistics(method)
+                    states = gather_states()
                     following = (epoch + 1, 0) if ended else (epoch, step_in_epoch + 1)
-                    save_checkpoint(
-                        run.checkpoints, method, optimizer, position=Position(step, *following, now - begun)
-                    )
+                    where = Position(step, *following, now - begun)
+                    if main:
+                        save_checkpoint(run.checkpoints, method, optimizer, position=where, random=states)
 
         if main:
             progress.note("evaluating")

@@ -86,14 +86,24 @@ class Progress:
         done: Steps taken before this process began (after a resume).
         enabled: False on ranks that show nothing.
         every_seconds: Least time between two plain lines.
+        negatives: Rows of other samples that an anchor is contrasted with, None where that has no meaning.
 
     Example:
         >>> with Progress(total_steps=2) as progress:
         ...     progress.update(1, loss=2.5, images_per_second=1000.0)
     """
 
-    def __init__(self, *, total_steps: int, done: int = 0, enabled: bool = True, every_seconds: float = 5.0) -> None:
+    def __init__(
+        self,
+        *,
+        total_steps: int,
+        done: int = 0,
+        enabled: bool = True,
+        every_seconds: float = 5.0,
+        negatives: int | None = None,
+    ) -> None:
         self._total, self._done, self._enabled = total_steps, done, enabled
+        self._negatives = "" if negatives is None else f", {negatives:,} negatives"
         self._every, self._begun, self._shown = every_seconds, time.perf_counter(), -float("inf")
         self._bar: Any = None
         if enabled and sys.stderr.isatty():
@@ -108,7 +118,9 @@ class Progress:
         bar = Progress(*columns, TextColumn("loss {task.fields[loss]:.3f}"), TextColumn("{task.fields[rate]}"), *times,
                        console=Console(stderr=True))  # fmt: skip
         bar.start()
-        return bar, bar.add_task("training", total=self._total, completed=self._done, loss=float("nan"), rate="")
+        return bar, bar.add_task(
+            f"training{self._negatives}", total=self._total, completed=self._done, loss=float("nan"), rate=""
+        )
 
     def update(self, step: int, *, loss: float, images_per_second: float) -> None:
         """Show that ``step`` steps are done."""
@@ -122,7 +134,7 @@ class Progress:
             self._shown = now
             left = (now - self._begun) / max(1, step - self._done) * (self._total - step)
             rate = f"{images_per_second:,.0f} images/s, {left:.0f} s left"
-            print(f"step {step}/{self._total}: loss {loss:.4f}, {rate}", file=sys.stderr, flush=True)
+            print(f"step {step}/{self._total}: loss {loss:.4f}{self._negatives}, {rate}", file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
         """Say what is being done after the last step."""

@@ -1,4 +1,4 @@
-"""Every benchmark runs at a tiny size, and what it compares with computes the same."""
+"""Every benchmark runs from the command line at a tiny size and leaves a table with real figures."""
 
 from __future__ import annotations
 
@@ -11,17 +11,88 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.losses import _cases  # noqa: E402
+from benchmarks import attention, gradients, losses, scaling  # noqa: E402
+from benchmarks.contenders import OURS  # noqa: E402
+from benchmarks.inputs import LOSSES  # noqa: E402
+from benchmarks.losses import FLOOR  # noqa: E402
+from benchmarks.table import read  # noqa: E402
+
+COLUMNS = {name: module.COLUMNS for name, module in vars().items() if hasattr(module, "COLUMNS")}
 
 
-@pytest.mark.parametrize("name", ["NT-Xent", "SupCon", "X-CLR", "InfoNCE", "CLIP"])
-def test_the_dense_form_is_the_same_loss(name: str) -> None:
-    ours, dense = _cases(64)[name]
-    assert ours().item() == pytest.approx(dense().item(), rel=1e-5)
+def benchmark(name: str, out: Path, *options: str) -> list[dict[str, str]]:
+    """Run a benchmark in a process of its own and return its table."""
+    path = out / f"{name}.csv"
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks", name, "--smoke", "--out", str(path), *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = read(path)
+    assert tuple(rows[0]) == COLUMNS[name]
+    assert all(row["torch"] and int(row["threads"]) >= 1 for row in rows)
+    return rows
 
 
-def test_losses_benchmark_runs(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks", "losses", "--smoke", "--out", str(tmp_path / "t.csv")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "kinfolk / floor" in done.stdout
-    assert len((tmp_path / "t.csv").read_text().splitlines()) == 6
+def test_losses(tmp_path: Path) -> None:
+    rows = benchmark("losses", tmp_path, "--threads", "1")
+    assert {row["loss"] for row in rows} == set(LOSSES)
+    for row in rows:
+        assert row["status"] == "ok" or row["status"].startswith(("absent", "another loss, as")), row
+        if row["milliseconds"]:
+            assert 0 < float(row["fastest"]) <= float(row["milliseconds"]) <= float(row["slowest"])
+            assert float(row["time / floor"]) > 0
+    for loss in LOSSES:
+        names = [row["contender"] for row in rows if row["loss"] == loss and row["milliseconds"]]
+        assert {OURS, "dense", FLOOR} <= set(names)
+
+
+def test_scaling(tmp_path: Path) -> None:
+    rows = benchmark("scaling", tmp_path, "--threads", "1")
+    assert [(row["contender"], row["rows"]) for row in rows] == [
+        (name, str(size)) for size in scaling.smoke().sizes for name in (OURS, "dense")
+    ]
+    assert all(float(row["milliseconds"]) > 0 and float(row["peak megabytes"]) >= 0 for row in rows)
+
+
+def test_attention(tmp_path: Path) -> None:
+    rows = benchmark("attention", tmp_path, "--threads", "1")
+    assert {row["contender"] for row in rows} == set(attention.ways("cpu"))
+    timed = [row for row in rows if row["milliseconds"]]
+    assert attention.FUSED in {row["contender"] for row in timed}
+    assert len(timed) > 1
+    assert all(float(row["value ratio"]) == pytest.approx(1, abs=1e-5) for row in timed)
+
+
+def test_gradients(tmp_path: Path) -> None:
+    """Without gathering a step on two ranks learns something else; kinfolk's does not."""
+    rows = benchmark("gradients", tmp_path)
+    found = {(row["library"], row["processes"]): row for row in rows}
+    assert {row["status"] for row in rows} == {"ok"}
+    assert float(found["kinfolk", "2"]["relative error"]) < 1e-10
+    assert float(found["as people write it", "2"]["relative error"]) > 1e-3
+    assert float(found["as people write it", "1"]["relative error"]) < 1e-10
+
+
+def test_gpu_parts_run_one_after_the_other_on_a_cpu(tmp_path: Path) -> None:
+    """The control flow only: smoke sizes, tests collected and not run."""
+    command = [sys.executable, "-m", "benchmarks", "gpu", "--smoke", "--out", str(tmp_path), "--budget", "500"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    log = (tmp_path / "log.txt").read_text()
+    assert done.returncode == 0, log[-3000:]
+    assert log.index("== losses: code 0") < log.index("== attention: code 0") < log.index("== scaling: code 0")
+    assert {path.name for path in tmp_path.glob("*.csv")} == {"losses.csv", "attention.csv", "scaling.csv"}
+    assert len(list(tmp_path.iterdir())) <= 8
+
+
+def test_every_public_loss_is_in_the_distributed_table() -> None:
+    from benchmarks.schemes import KINFOLK, schemes
+    from kinfolk import losses as public
+
+    assert set(KINFOLK) == set(public.__all__)
+    assert {f"{name}: kinfolk" for name in public.__all__} <= set(schemes())
+    assert set(gradients.smoke().names or ()) <= set(schemes())
+
+
+def test_the_defaults_cover_the_sizes_that_the_design_names() -> None:
+    cases = set(losses.Settings().cases())
+    assert {("NT-Xent", 8192, 128, 64), ("X-CLR", 8192, 128, 64), ("X-CLR", 8192, 128, 128)} <= cases
+    assert max(scaling.Settings().sizes) == 131072

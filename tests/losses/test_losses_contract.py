@@ -5,9 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import fixture
@@ -79,6 +76,8 @@ def test_temperature_must_be_positive(build: type, bad: float) -> None:
 
 
 def test_other_options_are_checked() -> None:
+    with pytest.raises(ValueError, match=r"(?s)gather.*ring"):
+        losses.NTXentLoss(gather="everything")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="graph_temperature"):
         losses.XSampleLoss(graph_temperature=0.0)
     with pytest.raises(ValueError, match=r"(?s)form.*out"):
@@ -194,39 +193,3 @@ def test_repr_names_the_class_and_its_options(name: str) -> None:
         assert option in text
     if "temperature" in case.options:
         assert str(case.options["temperature"]) in text
-
-
-SCRIPT = """
-import sys, torch, torch.distributed as dist
-from kinfolk.losses import NTXentLoss
-rank, world, store = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=world)
-dist.barrier()  # a rank that is done must not leave while another is still connecting
-x, y = torch.eye(4, 3), torch.eye(4, 3).flip(0)
-local = NTXentLoss(gather=False)(x, y).item()
-try:
-    print(NTXentLoss()(x, y).item() == local)
-except Exception as error:
-    print(type(error).__name__, error)
-dist.barrier()
-dist.destroy_process_group()
-"""
-
-
-def _ranks(world: int, store: Path) -> list[str]:
-    command = [sys.executable, "-W", "ignore", "-c", SCRIPT]
-    running = [
-        subprocess.Popen([*command, str(rank), str(world), str(store)], stdout=subprocess.PIPE, text=True)
-        for rank in range(world)
-    ]
-    return [process.communicate(timeout=120)[0].strip() for process in running]
-
-
-def test_gathering_on_one_rank_changes_nothing(tmp_path: Path) -> None:
-    assert _ranks(1, tmp_path / "store") == ["True"]
-
-
-def test_two_ranks_are_refused_by_name_until_gathering_is_built(tmp_path: Path) -> None:
-    for answer in _ranks(2, tmp_path / "store"):
-        assert "gather=False" in answer
-        assert answer.split()[0].endswith("Error")

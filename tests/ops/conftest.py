@@ -22,3 +22,11 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiles, "_ROWS", 3)
     monkeypatch.setattr(tiles, "_COLUMNS", 4)
     assert "tiles of 3 x 4" in ops.explain(torch.zeros(11, 2), torch.zeros(10, 2))
+
+
+@pytest.fixture(params=["kept", "recomputed"])
+def both_backward_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test with scores kept for the backward pass, and with scores computed again."""
+    from kinfolk.ops.chunked import tiles
+
+    monkeypatch.setattr(tiles, "_KEPT_BYTES", 1 << 30 if request.param == "kept" else 0)

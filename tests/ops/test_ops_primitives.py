@@ -40,13 +40,13 @@ def test_primitive_is_its_definition(name: str, mask: str, impl: str, n: int, m:
     check_against_loops(name, mask, impl, n, m, d)
 
 
-@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.usefixtures("small_tiles", "both_backward_ways")
 @pytest.mark.parametrize(("name", "mask"), CASES)
 def test_many_ragged_tiles_are_one_definition(name: str, mask: str) -> None:
     check_against_loops(name, mask, "chunked", 11, 10, 2)
 
 
-@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.usefixtures("small_tiles", "both_backward_ways")
 @pytest.mark.parametrize("scale", [1.0, 300.0])
 @pytest.mark.parametrize("mask", ["no mask", "exclude_self", "ids", "exclude_self & bias_on_equal"])
 @pytest.mark.parametrize("name", ["row_logsumexp", "two_way_logsumexp", "row_softmax_mean"])

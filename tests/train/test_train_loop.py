@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -151,9 +152,14 @@ class Diverging(Method):
         super().__init__()
         self.encoder, self.config = encoder, config
 
-    def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+    def embed(self, batch: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+        return (self.encoder(batch["views"][0]),)
+
+    def terms(
+        self, embeddings: Sequence[torch.Tensor], batch: dict[str, Any], *, keys: Sequence[torch.Tensor] = ()
+    ) -> dict[str, torch.Tensor]:
         self.config.seen.append(batch["ids"].tolist())
-        loss = self.encoder(batch["views"][0]).square().mean()
+        loss = embeddings[0].square().mean()
         if len(self.config.seen) < self.config.at:
             return {"loss": loss}
         # sqrt at 0 has a finite value and an infinite slope

@@ -9,17 +9,17 @@ from kinfolk.ops.chunked.row_sum import row_sum
 from kinfolk.ops.chunked.row_topk import row_topk
 from kinfolk.ops.chunked.softmax_mean import row_softmax_mean
 from kinfolk.ops.chunked.target_attraction import TargetBlocks, target_attraction
-from kinfolk.ops.chunked.tiles import tile_shape
+from kinfolk.ops.chunked.tiles import Walk
 from kinfolk.ops.chunked.two_way import two_way_logsumexp
 
 __all__ = [
     "TargetBlocks",
+    "Walk",
     "logsumexp_and_kernel_attraction",
     "row_logsumexp",
     "row_softmax_mean",
     "row_sum",
     "row_topk",
     "target_attraction",
-    "tile_shape",
     "two_way_logsumexp",
 ]

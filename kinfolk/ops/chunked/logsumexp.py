@@ -1,124 +1,171 @@
 """`row_logsumexp`: plain, and with half the work where both sides are the same rows.
 
-Time O(n m d), memory O((n + m) d) and one tile. Backward, with ``P = exp(s - lse)`` and upstream gradient ``g``:
-``dL/ds_ij = g_i p_ij``, recomputed tile by tile. Where ``x`` is ``y`` and the kept pairs are symmetric, the forward
-visits the upper triangle only and the backward does one product with ``g_i p_ij + g_j p_ji``.
+Multiply-adds, of n x m pairs in d dimensions, forward and backward together:
+
+* both sides the same rows and the pairs symmetric: 2 n^2 d, or 1.5 n^2 d where scores are kept; only the upper
+  triangle is visited, and one product takes ``g_i p_ij + g_j p_ji``;
+* keys without gradient, as a queue's: 2 n m d; the forward sweep also averages the keys, so that the backward pass is
+  elementwise;
+* gradient on both sides: 4 n m d, or 3 n m d where scores are kept; ``dL/ds_ij = g_i p_ij``.
+
+Memory O((n + m) d) and two tiles, and at most 16 MB of kept scores.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from kinfolk.ops.chunked.tiles import (
-    RunningSoftmax,
-    TileScores,
-    add_mask_,
-    closed_form,
-    safe_shift,
-    tiles,
-    triangle,
-    unreachable,
-)
+from kinfolk.ops.chunked import operators as op
+from kinfolk.ops.chunked.softmax import TileSoftmax, TileSums, add_both_ways
+from kinfolk.ops.chunked.tiles import Kept, Walk, full_precision, keeps_scores, shaped
 from kinfolk.ops.masks import PairMask
 
-
-def row_logsumexp(x: Tensor, y: Tensor, *, scale: Tensor, mask: PairMask | None) -> Tensor:
-    """``lse_j(s_ij + b_ij)`` over the kept columns; -inf with zero gradient where nothing is kept."""
-    if x is y and (mask is None or mask.symmetric):
-        shift = safe_shift(x.detach(), y.detach(), float(scale.detach()), mask)
-        if shift is not None:
-            return _SymmetricLogsumexp.apply(x, scale, mask, shift)
-    bias = None if mask is None else mask.column_bias
-    return _RowLogsumexp.apply(x, y, scale, bias, mask)
+Saved = Literal["nothing", "scores", "mean"]
+"""What a forward sweep leaves for the backward one: nothing, its scores, or the mean key of every row."""
 
 
-class _RowLogsumexp(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, scale: Tensor, bias: Tensor | None, mask: PairMask | None) -> Tensor:
-        score = TileScores(x, y, float(scale))
-        running = RunningSoftmax(x.shape[0], x, safe_shift(x, y, float(scale), mask))
-        for rows, columns in tiles(x.shape[0], y.shape[0]):
-            logits = score(rows, columns)
-            add_mask_(logits, mask, rows, columns)
-            running.add(rows, running.exponentials_(rows, logits))
-        lse = running.logsumexp()
-        ctx.save_for_backward(x, y, scale, lse)
-        ctx.mask = mask
-        return lse
-
-    @staticmethod
-    @closed_form
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, scale, lse = ctx.saved_tensors
-        need_x, need_y, need_scale, need_bias, _ = ctx.needs_input_grad
-        score = TileScores(x, y, float(scale))
-        shift = unreachable(lse).unsqueeze(1)
-        dx = torch.zeros_like(x) if need_x or need_scale else None
-        dy = torch.zeros_like(y) if need_y else None
-        dbias = y.new_zeros(y.shape[0]) if need_bias else None
-        for rows, columns in tiles(x.shape[0], y.shape[0]):
-            here, there = slice(*rows), slice(*columns)
-            weights = score(rows, columns)
-            add_mask_(weights, ctx.mask, rows, columns)
-            weights.sub_(shift[here]).exp_().mul_(g[here, None])
-            if dx is not None:
-                dx[here].addmm_(weights, y[there])
-            if dy is not None:
-                dy[there].addmm_(weights.T, x[here])
-            if dbias is not None:
-                dbias[there] += weights.sum(0)
-        dscale = (x * dx).sum().reshape(scale.shape) if need_scale and dx is not None else None
-        return (
-            dx.mul_(scale) if dx is not None and need_x else None,
-            dy.mul_(scale) if dy is not None else None,
-            dscale,
-            dbias,
-            None,
-        )
-
-
-class _SymmetricLogsumexp(torch.autograd.Function):
-    """The same for ``y = x``: each tile above the diagonal serves its rows and, transposed, its columns."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, mask: PairMask | None, shift: float) -> Tensor:
-        score = TileScores(x, x, float(scale))
-        total = x.new_zeros(x.shape[0])
-        for rows, columns in triangle(x.shape[0]):
-            exponentials = _exponentials(score, mask, rows, columns, shift)
-            total[slice(*rows)] += exponentials.sum(1)
-            if rows != columns:
-                total[slice(*columns)] += exponentials.sum(0)
-        lse = total.log() + shift
-        ctx.save_for_backward(x, scale, lse)
-        ctx.mask, ctx.shift = mask, shift
-        return lse
-
-    @staticmethod
-    @closed_form
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, lse = ctx.saved_tensors
-        score = TileScores(x, x, float(scale))
-        share = g * torch.exp(ctx.shift - unreachable(lse))  # g_i p_ij = share_i exp(s_ij - shift)
-        dx = torch.zeros_like(x)
-        for rows, columns in triangle(x.shape[0]):
-            here, there = slice(*rows), slice(*columns)
-            weights = _exponentials(score, ctx.mask, rows, columns, ctx.shift)
-            weights.mul_(share[here, None] + share[None, there])
-            dx[here].addmm_(weights, x[there])
-            if rows != columns:
-                dx[there].addmm_(weights.T, x[here])
-        dscale = (x * dx).sum().div(2).reshape(scale.shape) if ctx.needs_input_grad[1] else None
-        return dx.mul_(scale), dscale, None, None
-
-
-def _exponentials(
-    score: TileScores, mask: PairMask | None, rows: tuple[int, int], columns: tuple[int, int], shift: float
+def row_logsumexp(
+    x: Tensor, y: Tensor, *, scale: Tensor, mask: PairMask | None, recompute: bool | None = None
 ) -> Tensor:
-    """Return ``exp(logit - shift)`` of a tile, 0 where a pair is dropped."""
-    logits = score(rows, columns)
-    add_mask_(logits, mask, rows, columns)
-    return logits.sub_(shift).exp_()
+    """``lse_j(s_ij + b_ij)`` over the kept columns; -inf with zero gradient where nothing is kept."""
+    same = x is y
+    bias = op.column_bias(mask, x)
+    symmetric = same and (mask is None or mask.symmetric)
+    saved: Saved = "nothing"
+    if not same and x.requires_grad and not y.requires_grad and not (bias is not None and bias.requires_grad):
+        saved = "mean"
+    elif keeps_scores(x, y, recompute, triangle=symmetric):
+        saved = "scores"
+    if not torch.is_grad_enabled():
+        saved = "nothing"
+    lse, *_ = _forward(x, None if same else y, scale, bias, *op.pack(mask), symmetric, saved)
+    return lse
+
+
+@torch.library.custom_op(
+    "kinfolk::row_logsumexp",
+    mutates_args=(),
+    schema=f"(Tensor x, Tensor? y, Tensor scale, Tensor? bias, {op.MASK.format('')}, bool symmetric, str saved)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def _forward(
+    x: Tensor,
+    y: Tensor | None,
+    scale: Tensor,
+    bias: Tensor | None,
+    parts: list[Tensor],
+    layout: str,
+    symmetric: bool,
+    saved: Saved,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    y = x if y is None else y
+    with full_precision(x):
+        walk = Walk(x.shape[0], y.shape[0], x, triangle=symmetric)
+        softmax = TileSoftmax(x, y, float(scale), op.unpack(x.shape[0], y.shape[0], parts, layout, bias), walk)
+        sums = TileSums(softmax, x.shape[0], x, weighted=(x.shape[1],) if saved == "mean" else None)
+        kept = x.new_empty(x.shape[0] * y.shape[0] if saved == "scores" else 0)  # of a triangle, half is never touched
+        store = Kept(kept)
+        for rows, columns in walk:
+            tile = softmax(rows, columns)
+            if saved == "scores":
+                store.put(tile)
+            if symmetric and rows != columns:
+                add_both_ways(sums, sums, (rows, columns), tile)
+                continue
+            tile = sums.add(rows, tile)
+            if saved == "mean":
+                assert sums.weighted is not None
+                sums.weighted[slice(*rows)].addmm_(tile, y[slice(*columns)])
+        return sums.logsumexp(), sums.mean() if saved == "mean" else kept, *sums.state()
+
+
+@_forward.register_fake
+def _(x, y, scale, bias, parts, layout, symmetric, saved):  # type: ignore[no-untyped-def]
+    size = x.shape[0] * (x if y is None else y).shape[0] if saved == "scores" else 0
+    lse, maximum, total = (x.new_empty(x.shape[0]) for _ in range(3))
+    return lse, torch.empty_like(x) if saved == "mean" else x.new_empty(size), maximum, total
+
+
+@torch.library.custom_op(
+    "kinfolk::row_logsumexp_backward",
+    mutates_args=(),
+    schema=f"(Tensor g, Tensor x, Tensor? y, Tensor scale, Tensor? bias, {op.MASK.format('')}, bool symmetric,"
+    " str saved, Tensor kept, Tensor maximum, Tensor total, bool[] needed) -> Tensor[]",
+)
+def _backward(
+    g: Tensor,
+    x: Tensor,
+    y: Tensor | None,
+    scale: Tensor,
+    bias: Tensor | None,
+    parts: list[Tensor],
+    layout: str,
+    symmetric: bool,
+    saved: Saved,
+    kept: Tensor,
+    maximum: Tensor,
+    total: Tensor,
+    needed: list[bool],
+) -> list[Tensor]:
+    same, y = y is None, x if y is None else y
+    need_x, need_y, need_scale, need_bias = needed
+    with full_precision(x):
+        dx, dy, dbias = op.wanted(
+            (x.shape, need_x or need_scale), (y.shape, need_y and not same), (y.shape[:1], need_bias), like=x
+        )
+        if saved == "mean":
+            torch.mul(kept, g.masked_fill(total == 0, 0.0).unsqueeze(1), out=dx)
+        else:
+            walk = Walk(x.shape[0], y.shape[0], x, triangle=symmetric)
+            softmax = TileSoftmax(x, y, float(scale), op.unpack(x.shape[0], y.shape[0], parts, layout, bias), walk)
+            shares, store = softmax.shares(g, maximum, total), Kept(kept)
+            for rows, columns in walk:
+                here, there = slice(*rows), slice(*columns)
+                if saved == "scores":
+                    tile = store.take(shaped(softmax.scores.buffer, rows, columns))
+                else:
+                    tile = softmax(rows, columns)
+                weights = softmax.weigh_(tile, rows, columns, shares, shares if symmetric else None)
+                if dx.numel():
+                    dx[here].addmm_(weights, y[there])
+                if symmetric and rows != columns:
+                    dx[there].addmm_(weights.T, x[here])
+                if dy.numel() or (same and not symmetric):
+                    (dx if same else dy)[there].addmm_(weights.T, x[here])
+                if need_bias:
+                    dbias[there] += weights.sum(0)
+        dscale = op.scale_gradient(x, dx, scale) if need_scale else dx.new_empty(0)
+        if same:  # both factors of the product were x
+            dscale = dscale / 2
+        return [dx.mul_(scale), dy.mul_(scale), dscale, dbias]
+
+
+@_backward.register_fake
+def _(g, x, y, scale, bias, parts, layout, symmetric, saved, kept, maximum, total, needed):  # type: ignore[no-untyped-def]
+    other, differs = (x, False) if y is None else (y, True)
+    return op.wanted_like(
+        (x, needed[0] or needed[2]), (other, needed[1] and differs), (scale, needed[2]), (other[:, 0], needed[3])
+    )
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, y, scale, bias, parts, layout, symmetric, saved = inputs
+    ctx.set_materialize_grads(False)  # zeros for what is kept would cost as much as keeping it
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(x, y, scale, bias, *output[1:], *parts)
+    ctx.rest = (layout, symmetric, saved)
+
+
+def _differentiate(ctx: Any, g: Tensor, *_: None) -> tuple[Any, ...]:
+    x, y, scale, bias, kept, maximum, total, *parts = ctx.saved_tensors
+    layout, symmetric, saved = ctx.rest
+    needed = list(ctx.needs_input_grad[:4])
+    found = _backward(g, x, y, scale, bias, parts, layout, symmetric, saved, kept, maximum, total, needed)
+    return *op.given(found, needed), *op.none_for(parts), None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)
+_backward.register_autograd(op.refuse)

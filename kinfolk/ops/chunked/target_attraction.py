@@ -1,7 +1,8 @@
 """`target_attraction`: ``sum_j T_ij s_ij`` for a target that can only be had block by block.
 
-The way of last resort, for graphs and masks without a shorter form. Time O(n m d), memory O((n + m) d) and two tiles.
-The target is constant: ``dL/ds_ij = g_i T_ij``.
+The way of last resort, for graphs and masks without a shorter form. The sum is ``scale <x_i, sum_j T_ij y_j>``: the
+forward sweep averages the keys, n m d multiply-adds, and no score is ever computed; the backward sweep is elementwise
+for x and one product ``T^T`` for y. Memory O((n + m) d) and two tiles.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kinfolk.ops.chunked.tiles import TileScores, closed_form, tiles
+from kinfolk.ops.chunked.tiles import Walk, full_precision
 from kinfolk.ops.masks import Span
 
 TargetBlocks = Callable[[Span, Span], Tensor]
@@ -21,39 +22,23 @@ TargetBlocks = Callable[[Span, Span], Tensor]
 
 def target_attraction(x: Tensor, y: Tensor, *, scale: Tensor, target: TargetBlocks) -> Tensor:
     """``sum_j T_ij s_ij``; rows of zeros give 0 with zero gradient."""
-    return _TargetAttraction.apply(x, y, scale, target)
+    with full_precision(x):
+        return scale * torch.linalg.vecdot(x, _TargetMean.apply(y, len(x), target))
 
 
-class _TargetAttraction(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, scale: Tensor, target: TargetBlocks) -> Tensor:
-        score = TileScores(x, y, float(scale))
-        pull = x.new_zeros(x.shape[0])
-        for rows, columns in tiles(x.shape[0], y.shape[0]):
-            weights = target(rows, columns).to(x)
-            pull[slice(*rows)] += torch.linalg.vecdot(weights, score(rows, columns), dim=1)
-        ctx.save_for_backward(x, y, scale)
-        ctx.target = target
-        return pull
+class _TargetMean(torch.autograd.Function):
+    """``sum_j T_ij y_j``: linear in y, so that its derivative is the same sum over the transposed target."""
 
     @staticmethod
-    @closed_form
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, scale = ctx.saved_tensors
-        need_x, need_y, need_scale, _ = ctx.needs_input_grad
-        dx = torch.zeros_like(x) if need_x or need_scale else None
-        dy = torch.zeros_like(y) if need_y else None
-        for rows, columns in tiles(x.shape[0], y.shape[0]):
-            here, there = slice(*rows), slice(*columns)
-            weights = ctx.target(rows, columns).to(x) * g[here, None]
-            if dx is not None:
-                dx[here].addmm_(weights, y[there])
-            if dy is not None:
-                dy[there].addmm_(weights.T, x[here])
-        dscale = (x * dx).sum().reshape(scale.shape) if need_scale and dx is not None else None
-        return (
-            dx.mul_(scale) if dx is not None and need_x else None,
-            dy.mul_(scale) if dy is not None else None,
-            dscale,
-            None,
-        )
+    def forward(ctx: Any, y: Tensor, n: int, target: TargetBlocks) -> Tensor:
+        ctx.target, ctx.m = target, len(y)
+        mean = y.new_zeros(n, y.shape[1])
+        for rows, columns in Walk(n, len(y), y):
+            mean[slice(*rows)].addmm_(target(rows, columns).to(y), y[slice(*columns)])
+        return mean
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        with full_precision(gradient):
+            transposed = _TargetMean.apply(gradient, ctx.m, lambda rows, columns: ctx.target(columns, rows).T)
+        return transposed, None, None

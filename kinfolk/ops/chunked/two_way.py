@@ -1,7 +1,8 @@
 """`two_way_logsumexp`: rows and columns from one pass, for image-text losses.
 
-Time O(n m d), memory O((n + m) d) and one tile. With upstream gradients g (rows) and h (columns):
-``dL/ds_ij = g_i e^{s_ij - r_i} + h_j e^{s_ij - c_j}``; where a fixed shift serves, both share one exponential.
+4 n m d multiply-adds forward and backward together (3 n m d where the scores are kept), memory O((n + m) d), two tiles
+and at most 16 MB of kept scores. With upstream gradients g (rows) and h (columns):
+``dL/ds_ij = g_i e^{s_ij - r_i} + h_j e^{s_ij - c_j}``; where no shift is needed, both share one exponential.
 """
 
 from __future__ import annotations
@@ -11,79 +12,125 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kinfolk.ops.chunked.tiles import (
-    RunningSoftmax,
-    TileScores,
-    add_mask_,
-    closed_form,
-    safe_shift,
-    tiles,
-    unreachable,
-)
+from kinfolk.ops.chunked import operators as op
+from kinfolk.ops.chunked.softmax import TileSoftmax, TileSums, add_both_ways
+from kinfolk.ops.chunked.tiles import Kept, Walk, full_precision, keeps_scores, shaped
 from kinfolk.ops.masks import PairMask
 
 
-def two_way_logsumexp(x: Tensor, y: Tensor, *, scale: Tensor, mask: PairMask | None) -> tuple[Tensor, Tensor]:
+def two_way_logsumexp(
+    x: Tensor, y: Tensor, *, scale: Tensor, mask: PairMask | None, recompute: bool | None = None
+) -> tuple[Tensor, Tensor]:
     """The logsumexp of every row and of every column over the kept pairs."""
-    bias = None if mask is None else mask.column_bias
-    return _TwoWay.apply(x, y, scale, bias, mask)
+    keep = torch.is_grad_enabled() and keeps_scores(x, y, recompute, triangle=False)
+    rows, columns, *_ = _forward(x, y, scale, op.column_bias(mask, x), *op.pack(mask), keep)
+    return rows, columns
 
 
-class _TwoWay(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, y: Tensor, scale: Tensor, bias: Tensor | None, mask: PairMask | None
-    ) -> tuple[Tensor, Tensor]:
-        score = TileScores(x, y, float(scale))
-        shift = safe_shift(x, y, float(scale), mask)
-        by_row = RunningSoftmax(x.shape[0], x, shift)
-        by_column = RunningSoftmax(y.shape[0], y, shift)
-        for rows, columns in tiles(x.shape[0], y.shape[0]):
-            logits = score(rows, columns)
-            add_mask_(logits, mask, rows, columns)
-            if shift is None:
-                by_column.add(columns, by_column.exponentials_(columns, logits.T.clone()))
-            exponentials = by_row.exponentials_(rows, logits)
-            by_row.add(rows, exponentials)
-            if shift is not None:
-                by_column.add(columns, exponentials.T)
-        row_lse, column_lse = by_row.logsumexp(), by_column.logsumexp()
-        ctx.save_for_backward(x, y, scale, row_lse, column_lse)
-        ctx.mask, ctx.shift = mask, shift
-        return row_lse, column_lse
+@torch.library.custom_op(
+    "kinfolk::two_way_logsumexp",
+    mutates_args=(),
+    schema=f"(Tensor x, Tensor y, Tensor scale, Tensor? bias, {op.MASK.format('')}, bool keep)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def _forward(
+    x: Tensor,
+    y: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    parts: list[Tensor],
+    layout: str,
+    keep: bool,
+) -> tuple[Tensor, ...]:
+    with full_precision(x):
+        walk = Walk(x.shape[0], y.shape[0], x)
+        softmax = TileSoftmax(x, y, float(scale), op.unpack(x.shape[0], y.shape[0], parts, layout, bias), walk)
+        by_row, by_column = TileSums(softmax, x.shape[0], x), TileSums(softmax, y.shape[0], x)
+        kept = x.new_empty(x.shape[0] * y.shape[0] if keep else 0)
+        store = Kept(kept)
+        for rows, columns in walk:
+            tile = softmax(rows, columns)
+            if keep:
+                store.put(tile)
+            add_both_ways(by_row, by_column, (rows, columns), tile)
+        return by_row.logsumexp(), by_column.logsumexp(), kept, *by_row.state(), *by_column.state()
 
-    @staticmethod
-    @closed_form
-    def backward(ctx: Any, g: Tensor, h: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, scale, row_lse, column_lse = ctx.saved_tensors
-        need_x, need_y, need_scale, need_bias, _ = ctx.needs_input_grad
-        score = TileScores(x, y, float(scale))
-        row_lse, column_lse = unreachable(row_lse), unreachable(column_lse)
-        dx = torch.zeros_like(x) if need_x or need_scale else None
-        dy = torch.zeros_like(y) if need_y else None
-        dbias = y.new_zeros(y.shape[0]) if need_bias else None
-        for rows, columns in tiles(x.shape[0], y.shape[0]):
+
+@_forward.register_fake
+def _(x, y, scale, bias, parts, layout, keep):  # type: ignore[no-untyped-def]
+    n, m = x.shape[0], y.shape[0]
+    sizes = (n, m, n * m if keep else 0, n, n, m, m)
+    return tuple(x.new_empty(size) for size in sizes)
+
+
+@torch.library.custom_op(
+    "kinfolk::two_way_logsumexp_backward",
+    mutates_args=(),
+    schema=f"(Tensor g, Tensor h, Tensor x, Tensor y, Tensor scale, Tensor? bias, {op.MASK.format('')}, bool keep,"
+    " Tensor kept, Tensor row_maximum, Tensor row_total, Tensor column_maximum, Tensor column_total, bool[] needed)"
+    " -> Tensor[]",
+)
+def _backward(
+    g: Tensor,
+    h: Tensor,
+    x: Tensor,
+    y: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    parts: list[Tensor],
+    layout: str,
+    keep: bool,
+    kept: Tensor,
+    row_maximum: Tensor,
+    row_total: Tensor,
+    column_maximum: Tensor,
+    column_total: Tensor,
+    needed: list[bool],
+) -> list[Tensor]:
+    need_x, need_y, need_scale, need_bias = needed
+    with full_precision(x):
+        dx, dy, dbias = op.wanted((x.shape, need_x or need_scale), (y.shape, need_y), (y.shape[:1], need_bias), like=x)
+        walk = Walk(x.shape[0], y.shape[0], x)
+        softmax = TileSoftmax(x, y, float(scale), op.unpack(x.shape[0], y.shape[0], parts, layout, bias), walk)
+        by_row, by_column = softmax.shares(g, row_maximum, row_total), softmax.shares(h, column_maximum, column_total)
+        store = Kept(kept)
+        for rows, columns in walk:
             here, there = slice(*rows), slice(*columns)
-            logits = score(rows, columns)
-            add_mask_(logits, ctx.mask, rows, columns)
-            if ctx.shift is not None:
-                share = g[here, None] * torch.exp(ctx.shift - row_lse[here, None])
-                share = share + h[None, there] * torch.exp(ctx.shift - column_lse[None, there])
-                weights = logits.sub_(ctx.shift).exp_().mul_(share)
-            else:
-                by_column = (logits - column_lse[None, there]).exp_().mul_(h[None, there])
-                weights = logits.sub_(row_lse[here, None]).exp_().mul_(g[here, None]).add_(by_column)
-            if dx is not None:
+            tile = store.take(shaped(softmax.scores.buffer, rows, columns)) if keep else softmax(rows, columns)
+            weights = softmax.weigh_(tile, rows, columns, by_row, by_column)
+            if dx.numel():
                 dx[here].addmm_(weights, y[there])
-            if dy is not None:
+            if dy.numel():
                 dy[there].addmm_(weights.T, x[here])
-            if dbias is not None:
+            if need_bias:
                 dbias[there] += weights.sum(0)
-        dscale = (x * dx).sum().reshape(scale.shape) if need_scale and dx is not None else None
-        return (
-            dx.mul_(scale) if dx is not None and need_x else None,
-            dy.mul_(scale) if dy is not None else None,
-            dscale,
-            dbias,
-            None,
-        )
+        dscale = op.scale_gradient(x, dx, scale) if need_scale else dx.new_empty(0)
+        return [dx.mul_(scale), dy.mul_(scale), dscale, dbias]
+
+
+@_backward.register_fake
+def _(g, h, x, y, scale, bias, parts, layout, keep, kept, rm, rt, cm, ct, needed):  # type: ignore[no-untyped-def]
+    return op.wanted_like((x, needed[0] or needed[2]), (y, needed[1]), (scale, needed[2]), (y[:, 0], needed[3]))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, y, scale, bias, parts, layout, keep = inputs
+    ctx.set_materialize_grads(False)  # zeros for what is kept would cost as much as keeping it
+    ctx.mark_non_differentiable(*output[2:])
+    ctx.save_for_backward(x, y, scale, bias, *output[2:], *parts)
+    ctx.rest = (layout, keep)
+
+
+def _differentiate(ctx: Any, g: Tensor | None, h: Tensor | None, *_: None) -> tuple[Any, ...]:
+    x, y, scale, bias = ctx.saved_tensors[:4]
+    state, parts = ctx.saved_tensors[4:9], list(ctx.saved_tensors[9:])
+    layout, keep = ctx.rest
+    needed = list(ctx.needs_input_grad[:4])
+    g = x.new_zeros(x.shape[0]) if g is None else g
+    h = x.new_zeros(y.shape[0]) if h is None else h
+    found = _backward(g, h, x, y, scale, bias, parts, layout, keep, *state, needed)
+    return *op.given(found, needed), *op.none_for(parts), None
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)
+_backward.register_autograd(op.refuse)
