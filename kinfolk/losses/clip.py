@@ -10,6 +10,7 @@ from torch import Tensor
 from kinfolk.distributed import Gather, Ranks
 from kinfolk.losses.base import Loss, checked_ids, other_samples, own_scores, same_shape
 from kinfolk.losses.over_ranks import two_way_over_ranks
+from kinfolk.ops import ready
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -44,6 +45,7 @@ def clip(
     ids = checked_ids(ids, image)
     ranks, (x, y) = Ranks.of([image, text], gather=gather, what=f"CLIPLoss{': ids' * (ids is not None)}")
     with torch.autocast(x.device.type, enabled=False):
+        (x, normalize), (y, _) = ready(x, normalize=normalize, impl=impl), ready(y, normalize=normalize, impl=impl)
         own = own_scores(x, y, normalize=normalize)
         own = (logit_scale * own).to(own.dtype)
         others, own_left = other_samples(ids, ranks)

@@ -20,6 +20,7 @@ from kinfolk.losses.base import (
     same_shape,
 )
 from kinfolk.losses.over_ranks import logsumexp_over_ranks
+from kinfolk.ops import ready
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -57,6 +58,7 @@ def dcl(
     if ranks.total == 2:
         raise ValueError("DCLLoss needs at least 2 samples, found n = 1: without its positive nothing is left.")
     with torch.autocast(rows.device.type, enabled=False):
+        rows, normalize = ready(rows, normalize=normalize, impl=impl)
         mask, _ = other_samples(ids, ranks, device=rows.device, views=2, partners=False)
         partition = logsumexp_over_ranks(rows, rows, ranks, scale=scale, mask=mask, normalize=normalize, impl=impl)
         cosine = own_scores(rows[:n], rows[n:], normalize=normalize).repeat(2)

@@ -20,6 +20,7 @@ from kinfolk.losses.base import (
     same_shape,
 )
 from kinfolk.losses.over_ranks import logsumexp_over_ranks
+from kinfolk.ops import ready
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -52,6 +53,7 @@ def nt_xent(
     scale, n, ids = inverse(temperature), len(z0), checked_ids(ids, z0)
     ranks, (rows,) = Ranks.of([torch.cat([z0, z1])], gather=gather, what=f"NTXentLoss{': ids' * (ids is not None)}")
     with torch.autocast(rows.device.type, enabled=False):
+        rows, normalize = ready(rows, normalize=normalize, impl=impl)
         own = (scale * own_scores(rows[:n], rows[n:], normalize=normalize)).repeat(2)
         mask, own_left = other_samples(ids, ranks, device=rows.device, views=2)
         partition = logsumexp_over_ranks(rows, rows, ranks, scale=scale, mask=mask, normalize=normalize, impl=impl)

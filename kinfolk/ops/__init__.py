@@ -8,6 +8,7 @@ from kinfolk.ops.dispatch import choose as choose
 from kinfolk.ops.dispatch import explain as explain
 from kinfolk.ops.dispatch import logsumexp_and_kernel_attraction as logsumexp_and_kernel_attraction
 from kinfolk.ops.dispatch import prepare as prepare
+from kinfolk.ops.dispatch import ready as ready
 from kinfolk.ops.dispatch import row_logsumexp as row_logsumexp
 from kinfolk.ops.dispatch import row_softmax_mean as row_softmax_mean
 from kinfolk.ops.dispatch import row_sum as row_sum

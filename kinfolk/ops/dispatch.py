@@ -138,6 +138,21 @@ def prepare(
     return left, left if y is x else _cast(y, wide, normalize)
 
 
+def ready(x: Float[Tensor, "n d"], *, normalize: bool, impl: str) -> tuple[Float[Tensor, "n d"], bool]:
+    """Prepare rows once for several calls, where the implementation would prepare them in each.
+
+    Returns:
+        The rows, and whether the primitives have yet to normalise them: kernels take raw rows as they are.
+
+    Example:
+        >>> ready(torch.tensor([[3.0, 4.0]]), normalize=True, impl="chunked")
+        (tensor([[0.6000, 0.8000]]), False)
+    """
+    if choose(impl, x) == "triton":
+        return x, normalize
+    return prepare(x, x, normalize=normalize)[0], False
+
+
 def _cast(x: Tensor, dtype: torch.dtype, normalize: bool) -> Tensor:
     x = x.to(dtype)
     return normalise(x) if normalize else x

@@ -31,7 +31,9 @@ def group_sums(pair: IdPair, y: Float[Tensor, "m d"]) -> Float[Tensor, "n d"]:
     return _group_sums(pair.rows, pair.columns, y)
 
 
-@torch.library.custom_op("kinfolk::group_sums", mutates_args=())
+@torch.library.custom_op(
+    "kinfolk::group_sums", mutates_args=(), schema="(Tensor rows, Tensor columns, Tensor y) -> Tensor"
+)
 def _group_sums(rows: Tensor, columns: Tensor, y: Tensor) -> Tensor:
     n, ids = len(rows), torch.cat([rows, columns])
     unique, group = torch.unique(ids, return_inverse=True)

@@ -28,12 +28,12 @@ def normalise(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     return _forward(x)
 
 
-@torch.library.custom_op("kinfolk::normalise", mutates_args=())
+@torch.library.custom_op("kinfolk::normalise", mutates_args=(), schema="(Tensor x) -> Tensor")
 def _forward(x: Tensor) -> Tensor:
     return x / _norms(x).clamp(min=NORM_FLOOR)
 
 
-@torch.library.custom_op("kinfolk::normalise_backward", mutates_args=())
+@torch.library.custom_op("kinfolk::normalise_backward", mutates_args=(), schema="(Tensor gradient, Tensor x) -> Tensor")
 def _backward(gradient: Tensor, x: Tensor) -> Tensor:
     return _formula(gradient, x)
 
