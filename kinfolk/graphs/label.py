@@ -96,7 +96,9 @@ class LabelGraph(SimilarityGraph):
         if own is not None:
             anchors, candidates = own
             related = self._related(anchors, candidates).to(y)
-            total = total.index_add(0, anchors, y[candidates] * related.unsqueeze(1), alpha=-1)
+            first, place = own_start(mask)  # slices, since the backward pass of an index is slow
+            itself = y[place : place + len(anchors)] * related.unsqueeze(1)
+            total = total - torch.nn.functional.pad(itself, (0, 0, first, len(x) - first - len(anchors)))
             count = count.index_add(0, anchors, related.to(count), alpha=-1)
         score = scale * torch.linalg.vecdot(x, total) / count.clamp(min=1).to(x)
         return score.where(count > 0, torch.zeros_like(score))
@@ -156,9 +158,18 @@ def own_place(mask: PairMask | None, labels: IdPair) -> tuple[Int[Tensor, " e"],
     """Return the rows that lose their own place, and that place."""
     if mask is None or mask.self_offset is None:
         return None
-    offset, (rows, columns) = mask.self_offset, labels
-    anchors = torch.arange(max(0, -offset), max(min(len(rows), len(columns) - offset), 0), device=rows.device)
-    return anchors, anchors + offset
+    rows, columns = labels
+    first, place = own_start(mask)
+    count = max(min(len(rows) - first, len(columns) - place), 0)
+    anchors = torch.arange(first, first + count, device=rows.device)
+    return anchors, anchors + (place - first)
+
+
+def own_start(mask: PairMask | None) -> tuple[int, int]:
+    """Return the first row whose own place is among the candidates, and that place."""
+    assert mask is not None
+    assert mask.self_offset is not None
+    return max(0, -mask.self_offset), max(0, mask.self_offset)
 
 
 def _joint(a: IdPair, b: IdPair) -> IdPair:
