@@ -68,12 +68,11 @@ def tile_shape(n: int, m: int, like: Tensor | None = None, *, at_once: int = 1) 
 def triangle_step(n: int, like: Tensor | None = None, *, at_once: int = 1) -> int:
     """Return the side of the square tiles of a sweep over the upper triangle.
 
-    Small enough that the tiles on the diagonal, half of which is computed in vain, are a small share of all.
+    Half of a tile on the diagonal is computed in vain; smaller tiles waste less, but were slower from 1,024 rows on.
     """
     if _ROWS is not None and _COLUMNS is not None:
         return max(min(n, _ROWS, _COLUMNS), 1)
-    largest = 1 << int(math.log2(_tile_area(like, at_once))) // 2
-    return max(min(n, largest if n > 4 * largest else largest // 2), 1)
+    return max(min(n, 1 << int(math.log2(_tile_area(like, at_once))) // 2), 1)
 
 
 def spans(length: int, step: int, start: int = 0) -> Iterator[Span]:
