@@ -6,10 +6,7 @@ that this takes seconds; block sizes make no difference to what the language acc
 
 from __future__ import annotations
 
-import os
 from typing import Any
-
-os.environ.pop("TRITON_INTERPRET", None)
 
 import torch
 import triton
