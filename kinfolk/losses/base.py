@@ -51,14 +51,17 @@ class Loss(nn.Module, ABC):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the reduced loss."""
 
-    def reduce(self, values: Float[Tensor, " n"], valid: Bool[Tensor, " n"]) -> Tensor:
-        """Reduce one value per anchor over the valid ones of all ranks; without any, a zero that still has a graph."""
+    def reduce(self, values: Float[Tensor, " n"], valid: Bool[Tensor, " n"], *, warn: bool = True) -> Tensor:
+        """Reduce one value per anchor over the valid ones of all ranks; without any, a zero that still has a graph.
+
+        ``warn=False`` where a term without anchors is nothing unusual.
+        """
         values = values.where(valid, torch.zeros_like(values))
         if self.reduction == "none":
             return values
         world = world_size() if self.gather else 1
         count = valid.sum() if world == 1 else all_reduce(valid.sum())
-        if not torch.compiler.is_compiling() and not int(count):
+        if warn and not torch.compiler.is_compiling() and not int(count):
             _warn_once(type(self).__name__)
         return world * values.sum() / count.clamp(min=1) if self.reduction == "mean" else world * values.sum()
 
@@ -66,6 +69,25 @@ class Loss(nn.Module, ABC):
         """Return the options."""
         numbers = [f"{k}={v}" for k, v in vars(self).items() if k[0] != "_" and isinstance(v, int | float | str)]
         return ", ".join(text for text in numbers if not text.startswith("training"))
+
+
+class PooledLoss(Loss):
+    """A loss that is not one mean over one set of anchors, and so has no value per anchor.
+
+    Args:
+        reduction: ``"mean"``, or ``"sum"`` over the same terms.
+        normalize, gather, impl: as in `Loss`.
+    """
+
+    def __init__(
+        self, *, reduction: Reduction = "mean", normalize: bool = True, gather: Gather = True, impl: Impl = "auto"
+    ) -> None:
+        super().__init__(reduction=reduction, normalize=normalize, gather=gather, impl=impl)
+        if reduction == "none":
+            raise ValueError(
+                f'{type(self).__name__} is not one mean over one set of anchors: reduction must be "mean" or "sum", '
+                'found "none".'
+            )
 
 
 def _warn_once(name: str) -> None:

@@ -14,6 +14,7 @@ from kinfolk.ops.dispatch import row_softmax_mean as row_softmax_mean
 from kinfolk.ops.dispatch import row_sum as row_sum
 from kinfolk.ops.dispatch import row_topk as row_topk
 from kinfolk.ops.dispatch import two_way_logsumexp as two_way_logsumexp
+from kinfolk.ops.listed import listed_products as listed_products
 from kinfolk.ops.masks import PairMask as PairMask
 from kinfolk.ops.masks import as_mask as as_mask
 from kinfolk.ops.masks import integer_ids as integer_ids
@@ -21,6 +22,7 @@ from kinfolk.ops.masks import integer_ids as integer_ids
 __all__ = [
     "PairMask",
     "explain",
+    "listed_products",
     "row_logsumexp",
     "row_softmax_mean",
     "row_sum",

@@ -29,7 +29,7 @@ def single(name: str, batch: Batch) -> dict[str, Tensor]:
     model = Model(CASES[name])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*no anchor in this batch")
-        found = {"none": model(batch, reduction="none").detach()}
+        found: dict[str, Tensor] = {} if model.case.pooled else {"none": model(batch, reduction="none").detach()}
         for reduction, what in (("sum", "gradient of sum"), ("mean", "gradient")):
             model.zero_grad()
             value = model(batch, reduction=reduction)

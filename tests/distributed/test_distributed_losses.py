@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -90,7 +91,8 @@ def test_other_reductions_and_a_step_of_sgd(world: int, name: str, answers: Answ
     for gather in ways(name):
         found = [ranks[key(name, partition, gather)] for ranks in answers(world)]
         same(torch.stack([f["sum"] for f in found]).mean(), expected["sum"], "sum")
-        same(in_joined_order([f["none"] for f in found], CASES[name].views), expected["none"], "none")
+        if not CASES[name].pooled:
+            same(in_joined_order([f["none"] for f in found], CASES[name].views), expected["none"], "none")
         for f in found:
             same(f["gradient of sum"], expected["gradient of sum"], "gradient of the sum")
             same(f["stepped"], expected["stepped"], "parameters after a step")
@@ -118,8 +120,10 @@ def test_fsdp_takes_the_same_step(world: int, answers: Answers) -> None:
 def test_ring_is_refused_where_a_loss_needs_all_keys_at_once() -> None:
     with_ring = {CASES[name].build for name in RING}
     for build in {case.build for case in CASES.values()} - with_ring:
+        required = [p for p in inspect.signature(build).parameters.values() if p.default is inspect.Parameter.empty]
+        needed = {p.name: [3, 2] if p.name == "class_counts" else 2 for p in required}
         with pytest.raises(ValueError, match="gather=True"):
-            build(gather="ring")
+            build(**needed, gather="ring")
     x, labels = torch.eye(4), torch.tensor([0, 0, 1, 1])
     with pytest.raises(ValueError, match="gather=True"):
         losses.SupConLoss(gather="ring")(x, labels, ids=torch.arange(4))

@@ -5,32 +5,36 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
-from typing import Any
+from dataclasses import replace
 
 import fixture
 import pytest
 import torch
-from cases import CASES
+from cases import CASES, DEFAULTS, Case
 
 from kinfolk import losses
 
 EVERY = pytest.mark.parametrize("name", CASES)
 CLASSES = sorted({case.build for case in CASES.values()}, key=lambda build: build.__name__)
 EVERY_CLASS = pytest.mark.parametrize("build", CLASSES, ids=lambda build: build.__name__)
-WITH_TEMPERATURE = [build for build in CLASSES if build not in (losses.CACRLoss, losses.CLIPLoss)]
+WITH_TEMPERATURE = [build for build in CLASSES if "temperature" in inspect.signature(build).parameters]
+COMMON = {"reduction": "mean", "normalize": True, "gather": True, "impl": "auto"}
 Z0, Z1 = fixture.z(0), fixture.z(1)
 
 
-def options(build: type) -> dict[str, Any]:
-    return next(case.options for case in CASES.values() if case.build is build)
+def case_of(build: type) -> Case:
+    return next(case for case in CASES.values() if case.build is build)
 
 
 @EVERY_CLASS
-def test_hyper_parameters_are_keyword_only_and_common_ones_have_their_defaults(build: type) -> None:
+def test_options_are_keyword_only_and_common_ones_have_their_defaults(build: type) -> None:
     parameters = {k: p for k, p in inspect.signature(build).parameters.items() if k != "self"}
-    assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters.values())
-    defaults = {"reduction": "mean", "normalize": True, "gather": True, "impl": "auto"}
-    assert {k: parameters[k].default for k in defaults} == defaults
+    optional = {k: p for k, p in parameters.items() if p.default is not inspect.Parameter.empty}
+    assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in optional.values())
+    assert {k: parameters[k].default for k in COMMON} == {
+        **COMMON,
+        **{k: v for k, v in DEFAULTS[build].items() if k in COMMON},
+    }
 
 
 @EVERY_CLASS
@@ -38,41 +42,26 @@ def test_every_call_takes_ids(build: type) -> None:
     assert inspect.signature(build.forward).parameters["ids"].default is None  # type: ignore[attr-defined]
 
 
-def test_defaults_are_those_of_the_methods() -> None:
-    expected: dict[type, dict[str, Any]] = {
-        losses.NTXentLoss: {"temperature": 0.1},
-        losses.InfoNCELoss: {"temperature": 0.2},
-        losses.SupConLoss: {"temperature": 0.1, "form": "out"},
-        losses.XSampleLoss: {"temperature": 0.1, "graph_temperature": 0.1},
-        losses.DCLLoss: {"temperature": 0.1, "sigma": None, "detach_weights": True},
-        losses.CACRLoss: {
-            "t_pos": 1.0,
-            "t_neg": 2.0,
-            "alpha": 1.0,
-            "beta": 1.0,
-            "detach_weights": False,
-            "attraction": "contrastive",
-            "repulsion": "contrastive",
-        },
-    }
-    for build, defaults in expected.items():
-        parameters = inspect.signature(build).parameters
-        assert {k: parameters[k].default for k in defaults} == defaults
+@EVERY_CLASS
+def test_defaults_are_those_of_the_methods(build: type) -> None:
+    parameters = inspect.signature(build).parameters
+    own = {k: p.default for k, p in parameters.items() if p.default is not inspect.Parameter.empty and k not in COMMON}
+    assert own == {k: v for k, v in DEFAULTS[build].items() if k not in COMMON}
 
 
 @EVERY_CLASS
 def test_unknown_reduction_and_implementation(build: type) -> None:
     with pytest.raises(ValueError, match=r"(?s)average.*mean|mean.*average"):
-        build(**options(build), reduction="average")
+        case_of(build).make(reduction="average")
     with pytest.raises(ValueError, match=r"(?s)fast.*reference|reference.*fast"):
-        build(**options(build), impl="fast")
+        case_of(build).make(impl="fast")
 
 
 @pytest.mark.parametrize("build", WITH_TEMPERATURE, ids=lambda build: build.__name__)
 @pytest.mark.parametrize("bad", [0.0, -0.1, float("nan")])
 def test_temperature_must_be_positive(build: type, bad: float) -> None:
     with pytest.raises(ValueError, match="temperature"):
-        build(**{**options(build), "temperature": bad})
+        case_of(build).make(temperature=bad)
 
 
 def test_other_options_are_checked() -> None:
@@ -155,11 +144,12 @@ def test_labels_below_minus_one_are_refused() -> None:
 
 @EVERY_CLASS
 def test_ids_of_another_length_name_both(build: type) -> None:
-    case = next(case for case in CASES.values() if case.build is build)
+    case = case_of(build)
     call = case.random(6, 4)
-    rows = 8 if build is losses.GraphContrastiveLoss else 6  # there the ids are those of the keys
-    with pytest.raises(ValueError, match=rf"(?s){rows}.*9|9.*{rows}"):
-        case.make()(*call.args, ids=torch.arange(9))
+    first = call.args[case.ids_of]
+    rows = len(first[0] if isinstance(first, list) else first)
+    with pytest.raises(ValueError, match=rf"(?s){rows}.*99|99.*{rows}"):
+        replace(call, kwargs={**call.kwargs, "ids": torch.arange(99)}).of(case.make(call))
 
 
 def test_negative_graph_weights_are_refused() -> None:
@@ -176,12 +166,13 @@ def test_xsample_takes_a_square_tensor_as_side_embeddings() -> None:
 @EVERY
 def test_copies_and_pickles_give_the_same_value(name: str) -> None:
     case = CASES[name]
-    call, loss = case.random(5, 4), case.make()
-    value = loss(*call.args, **call.kwargs)
-    twin = case.make()
+    call = case.random(5, 4)
+    loss, own = case.make(call).double(), replace(call, parameters={})
+    value = own.of(loss)
+    twin = case.make(call).double()
     twin.load_state_dict(loss.state_dict())
     for other in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss)), twin):
-        assert torch.equal(other(*call.args, **call.kwargs), value)
+        assert torch.equal(own.of(other), value)
 
 
 @EVERY
