@@ -7,11 +7,11 @@ from typing import Any
 
 import fixture
 import torch
-from cases.case import Call, Case, Golden
-from cases.inputs import labelled, labelled_with_ids, vectors
 from definitions import prototypes as definitions
 from torch import Generator, Tensor
 
+from cases.case import Call, Case, Golden
+from cases.inputs import labelled, labelled_with_ids, vectors
 from kinfolk import losses
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
+
 from definitions.loops import (
     Ids,
     Loops,
@@ -17,7 +19,6 @@ from definitions.loops import (
     total,
     unit_rows,
 )
-from torch import Tensor
 
 Parameters = dict[str, Tensor]
 
