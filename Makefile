@@ -6,22 +6,24 @@ STAMP := $(VENV)/.kinfolk-installed
 RUN ?= runs/demo
 OUT ?= runs/gpu
 
-.PHONY: setup demo test check bench gpu docs clean
+.PHONY: setup demo test check bench gpu pictures docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   train an encoder on real images without labels, evaluate it, write its report (about a minute)"
 	@echo "make test   run all tests with coverage        make check   formatting, lint, types"
 	@echo "make bench  time and memory of the losses      make docs    build the documentation    make setup   install only"
+	@echo "make pictures  draw the losses' gradients for the docs"
 	@echo "make gpu PYTHON=python3 OUT=folder   GPU tests and benchmarks in under eight minutes; installs nothing"
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt tests/peers.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "kinfolk needs Python 3.11 or newer; found `$(PYTHON) --version`. Try make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[train,dev]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r tests/peers.txt || echo "other libraries' losses are not to be had here: their tests skip"
 	@touch $(STAMP)
 
 demo: $(STAMP)
@@ -43,6 +45,9 @@ bench: $(STAMP)
 
 gpu:
 	PYTHONPATH="$(CURDIR)" $(PYTHON) -W ignore -m benchmarks gpu --out "$(OUT)" $(if $(PEERS),--peers $(PEERS))
+
+pictures: $(STAMP)
+	$(BIN)/python docs/pictures/loss_gradients.py
 
 docs: $(STAMP)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[docs]"

@@ -35,14 +35,14 @@ def open_clip(folder: Path | None) -> types.ModuleType:
     return _alone("open_clip.loss", bare=("open_clip",), folder=folder)
 
 
-def lightly(folder: Path | None) -> types.ModuleType:
-    """Return ``lightly.loss.ntx_ent_loss``, loaded alone.
+def lightly(folder: Path | None, module: str = "ntx_ent_loss") -> types.ModuleType:
+    """Return a module of ``lightly.loss``, loaded alone.
 
     ``lightly.models.utils``, of which it needs nothing without a memory bank, imports torchvision: an empty module
     stands in for it.
     """
     parents = ("lightly", "lightly.loss", "lightly.models", "lightly.models.modules", "lightly.utils")
-    return _alone("lightly.loss.ntx_ent_loss", bare=parents, empty=("lightly.models.utils",), folder=folder)
+    return _alone(f"lightly.loss.{module}", bare=parents, empty=("lightly.models.utils",), folder=folder)
 
 
 def inf_cl(folder: Path | None) -> types.ModuleType:
@@ -79,6 +79,8 @@ def _alone(module: str, *, bare: Sequence[str], folder: Path | None, empty: Sequ
         raise AbsentError(f"{package} is not installed; pip install --no-deps --target FOLDER, then --peers FOLDER")
     root = Path(next(iter(spec.submodule_search_locations))).parent
     for name in (*bare, *empty):
+        if name in sys.modules:
+            continue
         stub = types.ModuleType(name)
         if name in bare:
             stub.__path__ = [str(root.joinpath(*name.split(".")))]
