@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kinfolk.distributed import Gather, Ranks, debugging, require_equal
+from kinfolk.distributed import Gather, Ranks
 from kinfolk.graphs import checked_labels
 from kinfolk.losses.base import (
     Impl,
@@ -21,13 +21,15 @@ from kinfolk.losses.base import (
     same_shape,
     softplus,
 )
+from kinfolk.losses.over_queue import checked_queue, same_on_all_ranks
 from kinfolk.losses.over_ranks import refuse_ring
-from kinfolk.ops import PairMask, row_logsumexp
+from kinfolk.ops import PairMask, ready, row_logsumexp
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-    Exclude = Bool[Tensor, "n K"] | tuple[Int[Tensor, " n"], Int[Tensor, " K"]] | None
+    Dropped = Bool[Tensor, "n K"] | tuple[Int[Tensor, " n"], Int[Tensor, " K"]] | None
+    Exclude = Dropped | list[Dropped]
 
 
 def info_nce(
@@ -45,7 +47,8 @@ def info_nce(
 
     ``loss_i = lse({s_i0} u {s_ij : j not excluded}) - s_i0`` with ``s_i0 = <q_i, k_i> / temperature`` and
     ``s_ij = <q_i, Q_j> / temperature``. Keys and queue are constants; the queue is the same on all ranks, and
-    ``gather`` asks only whether ranks count their anchors together.
+    ``gather`` asks only whether ranks count their anchors together. With several exclusions (a list) the loss is the
+    mean over them.
 
     Returns:
         Values [n] and which of them count (all).
@@ -56,21 +59,23 @@ def info_nce(
         tensor([0.8620, 0.8620])
     """
     same_shape(queries=queries, keys=keys)
-    if queue.ndim != 2 or queue.shape[1] != queries.shape[1]:
-        raise ValueError(f"queue must be [K, d] of the queries' width: {tuple(queries.shape)}, {tuple(queue.shape)}.")
+    queue = checked_queue(queue, queries)
     refuse_ring("InfoNCELoss", gather)
     scale = inverse(temperature)
-    mask = _kept(exclude, queries, queue)
+    if isinstance(exclude, list) and not exclude:
+        raise ValueError("exclude must list at least one exclusion to average over, found an empty list; pass None.")
+    masks = [_kept(e, queries, queue) for e in (exclude if isinstance(exclude, list) else [exclude])]
     ranks, (queries,) = Ranks.of([queries], gather=gather, what="InfoNCELoss")
-    if ranks.world > 1 and debugging():
-        require_equal(queue, "queue")
+    same_on_all_ranks(queue, ranks)
     with torch.autocast(queries.device.type, enabled=False):
         own = scale * own_scores(queries, keys.detach(), normalize=normalize)
-        others = row_logsumexp(queries, queue.detach(), scale=scale, mask=mask, normalize=normalize, impl=impl)
-        return softplus(others - own), torch.ones_like(own, dtype=torch.bool)
+        x, raw = ready(queries, normalize=normalize, impl=impl)
+        bank, _ = ready(queue, normalize=normalize, impl=impl)
+        others = [row_logsumexp(x, bank, scale=scale, mask=mask, normalize=raw, impl=impl) for mask in masks]
+        return torch.stack([softplus(o - own) for o in others]).mean(0), torch.ones_like(own, dtype=torch.bool)
 
 
-def _kept(exclude: Exclude, queries: Tensor, queue: Tensor) -> PairMask | None:
+def _kept(exclude: Dropped, queries: Tensor, queue: Tensor) -> PairMask | None:
     if exclude is None:
         return None
     if isinstance(exclude, Tensor):
@@ -106,7 +111,8 @@ class InfoNCELoss(Loss):
         queue: [K, d], keys of earlier batches, the same on all ranks.
         exclude: queue rows that are no negatives of a query: bool [n, K] (True = dropped), or labels
             ``(query_labels [n], queue_labels [K])``, equal ones being dropped; -1 equals nothing. Sample ids in
-            place of labels drop stale copies of the same sample.
+            place of labels drop stale copies of the same sample. A list of these (clusterings into different numbers
+            of clusters) averages the loss over them.
         ids: sample ids [n], checked only: samples of the batch are not contrasted with one another.
 
     Returns:

@@ -34,7 +34,7 @@ def negative_costs(views: list[Tensor]) -> Tensor:
     return torch.stack([costs(views[v], views[u]) for v, u in PAIRS])
 
 
-@pytest.mark.identity(losses.CACRLoss)
+@pytest.mark.identity("CACRLoss")
 @EVERY_IMPL
 def test_weights_are_softmaxes_of_the_costs(impl: str) -> None:
     attraction, repulsion = CACRLoss(t_pos=1.5, t_neg=0.8, impl=impl).weights(VIEWS)
@@ -46,7 +46,7 @@ def test_weights_are_softmaxes_of_the_costs(impl: str) -> None:
     close(torch.diagonal(repulsion, dim1=1, dim2=2), torch.zeros(6, 6))
 
 
-@pytest.mark.identity(losses.CACRLoss)
+@pytest.mark.identity("CACRLoss")
 @pytest.mark.parametrize("half", ["attraction", "repulsion"])
 def test_uniform_weights(half: str) -> None:
     attraction, repulsion = CACRLoss(**{half: "uniform"}).weights(VIEWS)
@@ -56,7 +56,7 @@ def test_uniform_weights(half: str) -> None:
         close(repulsion, NOT_SELF.double().expand(6, 6, 6) / 5)
 
 
-@pytest.mark.identity(losses.CACRLoss)
+@pytest.mark.identity("CACRLoss")
 @EVERY_IMPL
 def test_loss_is_rebuilt_from_its_weights(impl: str) -> None:
     loss = CACRLoss(t_pos=1.5, t_neg=0.8, alpha=0.7, beta=1.3, impl=impl)
@@ -66,7 +66,7 @@ def test_loss_is_rebuilt_from_its_weights(impl: str) -> None:
     close(loss(VIEWS), pull + push)
 
 
-@pytest.mark.identity(losses.CACRLoss)
+@pytest.mark.identity("CACRLoss")
 @EVERY_IMPL
 def test_one_positive_is_the_mean_squared_distance(impl: str) -> None:
     expected = (VIEWS[0] - VIEWS[1]).square().sum(1).mean()
@@ -74,14 +74,14 @@ def test_one_positive_is_the_mean_squared_distance(impl: str) -> None:
         close(CACRLoss(t_pos=t_pos, beta=0.0, impl=impl)(VIEWS[:2]), expected)
 
 
-@pytest.mark.identity(losses.CACRLoss)
+@pytest.mark.identity("CACRLoss")
 @EVERY_IMPL
 def test_zero_rates_are_uniform(impl: str) -> None:
     uniform = CACRLoss(attraction="uniform", repulsion="uniform", impl=impl)(VIEWS)
     close(CACRLoss(t_pos=0.0, t_neg=0.0, impl=impl)(VIEWS), uniform)
 
 
-@pytest.mark.identity(losses.CACRLoss)
+@pytest.mark.identity("CACRLoss")
 @EVERY_IMPL
 def test_attraction_grows_and_repulsion_shrinks_with_its_rate_up_to_the_extremes(impl: str) -> None:
     rates = [0.0, 0.3, 1.0, 3.0, 10.0, 3000.0]
@@ -93,7 +93,7 @@ def test_attraction_grows_and_repulsion_shrinks_with_its_rate_up_to_the_extremes
     close(pushes[-1], negative_costs(VIEWS).masked_fill(~NOT_SELF, torch.inf).min(-1).values.mean(), atol=1e-3)
 
 
-@pytest.mark.identity(losses.CACRLoss)
+@pytest.mark.identity("CACRLoss")
 @EVERY_IMPL
 def test_bounds_are_reached(impl: str) -> None:
     up = torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
@@ -102,7 +102,7 @@ def test_bounds_are_reached(impl: str) -> None:
     close(CACRLoss(impl=impl)([up, up]), 0.0)
 
 
-@pytest.mark.identity(losses.CACRLoss)
+@pytest.mark.identity("CACRLoss")
 @EVERY_IMPL
 def test_coincident_points_have_a_finite_gradient(impl: str) -> None:
     x = VIEWS[0].clone().requires_grad_()
@@ -110,7 +110,7 @@ def test_coincident_points_have_a_finite_gradient(impl: str) -> None:
     assert torch.isfinite(gradient).all()
 
 
-@pytest.mark.identity(losses.CACRLoss)
+@pytest.mark.identity("CACRLoss")
 @EVERY_IMPL
 def test_weighted_cost_is_the_derivative_of_the_logsumexp(impl: str) -> None:
     step, t = 1e-4, 1.3
@@ -119,7 +119,7 @@ def test_weighted_cost_is_the_derivative_of_the_logsumexp(impl: str) -> None:
     close(CACRLoss(t_neg=t, alpha=0.0, impl=impl)(VIEWS), -((high - low) / (2 * step)).mean(), atol=1e-6)
 
 
-@pytest.mark.identity(losses.CACRLoss)
+@pytest.mark.identity("CACRLoss")
 @EVERY_IMPL
 @pytest.mark.parametrize("detach", [False, True])
 def test_gradient_with_respect_to_the_costs(detach: bool, impl: str) -> None:
@@ -141,7 +141,7 @@ def test_gradient_with_respect_to_the_costs(detach: bool, impl: str) -> None:
         close(got, wanted, atol=1e-8)
 
 
-@pytest.mark.identity(losses.CACRLoss)
+@pytest.mark.identity("CACRLoss")
 def test_loss_is_not_the_reverse_direction() -> None:
     """Repulsion takes rows only (query v, keys u > v), so exchanging two views changes it."""
     loss = CACRLoss(alpha=0.0)

@@ -26,7 +26,7 @@ def simplex(n: int) -> Tensor:
     return F.normalize(torch.eye(n, dtype=torch.float64) - 1 / n, dim=1)
 
 
-@pytest.mark.identity(losses.NTXentLoss)
+@pytest.mark.identity("NTXentLoss")
 @EVERY_IMPL
 @pytest.mark.parametrize("n", [1, 2, 5, 9])
 def test_ntxent_of_constant_features(n: int, impl: str) -> None:
@@ -34,7 +34,7 @@ def test_ntxent_of_constant_features(n: int, impl: str) -> None:
     close(losses.NTXentLoss(impl=impl)(same, same), math.log(2 * n - 1))
 
 
-@pytest.mark.identity(losses.NTXentLoss)
+@pytest.mark.identity("NTXentLoss")
 @EVERY_IMPL
 @pytest.mark.parametrize("tau", [0.05, 0.1, 0.5])
 def test_ntxent_of_perfect_pairs(tau: float, impl: str) -> None:
@@ -44,7 +44,7 @@ def test_ntxent_of_perfect_pairs(tau: float, impl: str) -> None:
     close(loss(simplex(5), simplex(5)), math.log1p(8 * math.exp(-1.25 / tau)))
 
 
-@pytest.mark.identity(losses.NTXentLoss)
+@pytest.mark.identity("NTXentLoss")
 def test_ntxent_is_smallest_on_the_simplex() -> None:
     loss = losses.NTXentLoss(temperature=0.5)
     corners = simplex(4).requires_grad_()
@@ -56,7 +56,7 @@ def test_ntxent_is_smallest_on_the_simplex() -> None:
         assert loss(moved, moved).item() > smallest.item()
 
 
-@pytest.mark.identity(losses.NTXentLoss, losses.DCLLoss)
+@pytest.mark.identity("NTXentLoss", "DCLLoss")
 @EVERY_IMPL
 def test_ntxent_is_softplus_of_dcl_per_anchor(impl: str) -> None:
     x = Z0.clone().requires_grad_()
@@ -68,7 +68,7 @@ def test_ntxent_is_softplus_of_dcl_per_anchor(impl: str) -> None:
     assert (ntxent > dcl).all()
 
 
-@pytest.mark.identity(losses.NTXentLoss, losses.SupConLoss)
+@pytest.mark.identity("NTXentLoss", "SupConLoss")
 @EVERY_IMPL
 @pytest.mark.parametrize("form", ["out", "in"])
 def test_ntxent_is_supcon_with_ids_as_labels(form: str, impl: str) -> None:
@@ -79,7 +79,7 @@ def test_ntxent_is_supcon_with_ids_as_labels(form: str, impl: str) -> None:
     close(slope(supcon.mean(), y), slope(ntxent.mean(), x), atol=1e-8)
 
 
-@pytest.mark.identity(losses.NTXentLoss, losses.XSampleLoss)
+@pytest.mark.identity("NTXentLoss", "XSampleLoss")
 @EVERY_IMPL
 def test_ntxent_is_xsample_with_one_hot_ids(impl: str) -> None:
     one_hot = torch.eye(6, dtype=torch.float64).repeat(2, 1)
@@ -90,7 +90,7 @@ def test_ntxent_is_xsample_with_one_hot_ids(impl: str) -> None:
     close(slope(xsample, y), slope(ntxent, x), atol=1e-8)
 
 
-@pytest.mark.identity(losses.InfoNCELoss)
+@pytest.mark.identity("InfoNCELoss")
 @EVERY_IMPL
 def test_infonce_without_negatives_is_exactly_zero(impl: str) -> None:
     x = Z0.clone().requires_grad_()
@@ -102,7 +102,7 @@ def test_infonce_without_negatives_is_exactly_zero(impl: str) -> None:
         assert slope(value.sum(), x).abs().max() < 1e-12
 
 
-@pytest.mark.identity(losses.InfoNCELoss, losses.CLIPLoss)
+@pytest.mark.identity("InfoNCELoss", "CLIPLoss")
 @EVERY_IMPL
 def test_infonce_over_the_batch_is_the_row_half_of_clip(impl: str) -> None:
     own = torch.eye(6, dtype=torch.bool)
@@ -113,7 +113,7 @@ def test_infonce_over_the_batch_is_the_row_half_of_clip(impl: str) -> None:
     close(rows, graph(Z0, Z1, graphs.PairGraph(6)))
 
 
-@pytest.mark.identity(losses.InfoNCELoss)
+@pytest.mark.identity("InfoNCELoss")
 @EVERY_IMPL
 def test_infonce_queue_order_and_doubling(impl: str) -> None:
     queue, loss = fixture.queue(), losses.InfoNCELoss(reduction="none", impl=impl)
@@ -123,7 +123,7 @@ def test_infonce_queue_order_and_doubling(impl: str) -> None:
     close(twice - negatives, torch.full((6,), math.log(2), dtype=torch.float64))
 
 
-@pytest.mark.identity(losses.InfoNCELoss)
+@pytest.mark.identity("InfoNCELoss")
 @EVERY_IMPL
 def test_infonce_exclusion_forms(impl: str) -> None:
     queue, labels, queue_labels = fixture.queue(), fixture.labels(), fixture.queue_labels()
@@ -136,7 +136,7 @@ def test_infonce_exclusion_forms(impl: str) -> None:
     close(loss(Z0, Z1, queue, exclude=(-torch.ones_like(labels), -torch.ones_like(queue_labels))), plain, atol=1e-12)
 
 
-@pytest.mark.identity(losses.SupConLoss)
+@pytest.mark.identity("SupConLoss")
 @EVERY_IMPL
 def test_supcon_in_is_at_most_out_per_anchor(impl: str) -> None:
     out, inside = (losses.SupConLoss(form=f, reduction="none", impl=impl)(STACKED, LABELS) for f in ("out", "in"))
@@ -145,7 +145,7 @@ def test_supcon_in_is_at_most_out_per_anchor(impl: str) -> None:
     close(*(losses.SupConLoss(form=f, reduction="none", impl=impl)(STACKED, single) for f in ("out", "in")))
 
 
-@pytest.mark.identity(losses.SupConLoss)
+@pytest.mark.identity("SupConLoss")
 @EVERY_IMPL
 @pytest.mark.parametrize("form", ["out", "in"])
 def test_supcon_of_constant_features(form: str, impl: str) -> None:
@@ -153,7 +153,7 @@ def test_supcon_of_constant_features(form: str, impl: str) -> None:
     close(losses.SupConLoss(form=form, impl=impl)(same, LABELS), math.log(11))
 
 
-@pytest.mark.identity(losses.SupConLoss)
+@pytest.mark.identity("SupConLoss")
 @EVERY_IMPL
 def test_supcon_of_one_class(impl: str) -> None:
     x = Z0.clone().requires_grad_()
@@ -166,7 +166,7 @@ def test_supcon_of_one_class(impl: str) -> None:
     assert slope(inside, x).abs().max() < 1e-12
 
 
-@pytest.mark.identity(losses.SupConLoss)
+@pytest.mark.identity("SupConLoss")
 @EVERY_IMPL
 def test_supcon_pulls_with_class_sums(impl: str) -> None:
     sums = torch.stack([STACKED[c == LABELS].sum(0) for c in range(3)])
@@ -176,7 +176,7 @@ def test_supcon_pulls_with_class_sums(impl: str) -> None:
     close(losses.SupConLoss(reduction="none", impl=impl)(STACKED, LABELS), partition - pull)
 
 
-@pytest.mark.identity(losses.SupConLoss, losses.XSampleLoss)
+@pytest.mark.identity("SupConLoss", "XSampleLoss")
 @EVERY_IMPL
 @pytest.mark.parametrize(
     ("dtype", "graph_temperature", "atol"), [(torch.float64, 1e-3, 1e-9), (torch.float32, 1e-5, 1e-4)]
@@ -192,7 +192,7 @@ def test_supcon_is_xsample_with_one_hot_labels(
     close(slope(xsample, x), slope(supcon, y), atol=10 * atol)
 
 
-@pytest.mark.identity(losses.SupConLoss, losses.GraphContrastiveLoss)
+@pytest.mark.identity("SupConLoss", "GraphContrastiveLoss")
 @EVERY_IMPL
 @pytest.mark.parametrize("labels", [LABELS, PARTIAL], ids=["all labelled", "some unlabelled"])
 def test_supcon_is_graph_contrastive_with_the_label_graph(labels: Tensor, impl: str) -> None:
@@ -203,7 +203,7 @@ def test_supcon_is_graph_contrastive_with_the_label_graph(labels: Tensor, impl: 
     close(with_ids, losses.SupConLoss(reduction="none", impl=impl)(STACKED, labels, ids=fixture.ids()))
 
 
-@pytest.mark.identity(losses.SupConLoss)
+@pytest.mark.identity("SupConLoss")
 def test_supcon_against_the_scaled_published_code() -> None:
     """The authors' code subtracts the row maximum, masks self by a factor, and multiplies by temperature / 0.07."""
     logits = STACKED @ STACKED.T / 0.1
@@ -214,13 +214,13 @@ def test_supcon_against_the_scaled_published_code() -> None:
     close(theirs / losses.SupConLoss()(STACKED, LABELS), 10 / 7)
 
 
-@pytest.mark.identity(losses.DCLLoss)
+@pytest.mark.identity("DCLLoss")
 @EVERY_IMPL
 def test_dclw_with_a_wide_kernel_is_dcl(impl: str) -> None:
     close(losses.DCLLoss(sigma=1e12, impl=impl)(Z0, Z1), losses.DCLLoss(impl=impl)(Z0, Z1))
 
 
-@pytest.mark.identity(losses.DCLLoss)
+@pytest.mark.identity("DCLLoss")
 @EVERY_IMPL
 def test_dclw_weights_average_to_one(impl: str) -> None:
     """DCL - DCLW = (w - 1) s gives the weights; both directions of a pair carry the same."""
@@ -232,7 +232,7 @@ def test_dclw_weights_average_to_one(impl: str) -> None:
     close(weights[:6], 2 - 6 * torch.softmax((Z0 * Z1).sum(1) / 0.2, 0))
 
 
-@pytest.mark.identity(losses.DCLLoss)
+@pytest.mark.identity("DCLLoss")
 def test_dcl_is_the_logsumexp_of_the_union_of_both_views() -> None:
     x, y = Z0[:2], Z1[:2]
     logits = torch.stack([x[0] @ x[1], x[0] @ y[1]]) / 0.1
@@ -240,14 +240,14 @@ def test_dcl_is_the_logsumexp_of_the_union_of_both_views() -> None:
     close(first, torch.logsumexp(logits, 0) - x[0] @ y[0] / 0.1)
 
 
-@pytest.mark.identity(losses.CLIPLoss)
+@pytest.mark.identity("CLIPLoss")
 @EVERY_IMPL
 def test_clip_of_constant_features(impl: str) -> None:
     same = Z0[:1].repeat(7, 1)
     close(losses.CLIPLoss(impl=impl)(same, same, torch.tensor(14.3)), math.log(7))
 
 
-@pytest.mark.identity(losses.CLIPLoss)
+@pytest.mark.identity("CLIPLoss")
 @EVERY_IMPL
 def test_clip_is_cross_entropy_both_ways(impl: str) -> None:
     logits, target = 10 * Z0 @ Z1.T, torch.arange(6)

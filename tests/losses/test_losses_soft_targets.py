@@ -19,7 +19,7 @@ LABELS = fixture.labels().repeat(2)
 NOT_SELF = ~torch.eye(12, dtype=torch.bool)
 
 
-@pytest.mark.identity(losses.XSampleLoss)
+@pytest.mark.identity("XSampleLoss")
 @EVERY_IMPL
 def test_xsample_with_flat_relations_has_uniform_targets(impl: str) -> None:
     one_class = losses.SupConLoss(impl=impl)(STACKED, torch.zeros(12, dtype=torch.int64))
@@ -32,7 +32,7 @@ def row_entropies(side: Tensor, temperature: float) -> Tensor:
     return -torch.special.xlogy(target, target).sum(1)
 
 
-@pytest.mark.identity(losses.XSampleLoss)
+@pytest.mark.identity("XSampleLoss")
 @EVERY_IMPL
 @pytest.mark.parametrize("graph_temperature", [0.05, 0.1, 0.5, 3.0])
 def test_xsample_is_at_least_the_targets_entropy(graph_temperature: float, impl: str) -> None:
@@ -41,7 +41,7 @@ def test_xsample_is_at_least_the_targets_entropy(graph_temperature: float, impl:
     assert (each >= row_entropies(side, graph_temperature) - 1e-12).all()
 
 
-@pytest.mark.identity(losses.XSampleLoss)
+@pytest.mark.identity("XSampleLoss")
 @EVERY_IMPL
 def test_xsample_of_its_own_relations_is_the_entropy_without_gradient(impl: str) -> None:
     x = STACKED.clone().requires_grad_()
@@ -50,7 +50,7 @@ def test_xsample_of_its_own_relations_is_the_entropy_without_gradient(impl: str)
     assert slope(each.mean(), x).abs().max() < 1e-10
 
 
-@pytest.mark.identity(losses.XSampleLoss)
+@pytest.mark.identity("XSampleLoss")
 @EVERY_IMPL
 def test_xsample_forms_agree(impl: str) -> None:
     """Side embeddings, kernel graph, dense graph, class table and attention are one loss, in value and gradient."""
@@ -83,7 +83,7 @@ def test_xsample_forms_agree(impl: str) -> None:
         close(gradient, found[0][1], atol=1e-8)
 
 
-@pytest.mark.identity(losses.XSampleLoss)
+@pytest.mark.identity("XSampleLoss")
 @EVERY_IMPL
 def test_xsample_with_tiny_graph_temperature_does_not_cancel(impl: str) -> None:
     """Self carries all of the unmasked mass here; removing it after the softmax would leave 0 / 0."""

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+BATTERY = Path(__file__).parents[1] / "losses"
 
 PREPARE = """
 import builtins, warnings, jaxtyping
@@ -51,16 +54,14 @@ for graph in kinds:
         for impl in ("chunked", "reference"):
             target.logsumexp_and_attraction(x, y, scale=2.0, mask=mask, impl=impl)
 """,
-    "losses": """
-ids = torch.tensor([0, 1, 2, 2, 3])
-losses.NTXentLoss()(x, z, ids=ids), losses.DCLLoss(sigma=0.5)(x, z, ids=ids), losses.CLIPLoss()(x, z, 10.0, ids=ids)
-for exclude in ((labels, key_labels), torch.rand(n, m) > 0.5):
-    losses.InfoNCELoss()(x, z, y, exclude=exclude)
-for form in ("out", "in"):
-    losses.SupConLoss(form=form)(x, labels, ids=ids)
-losses.XSampleLoss()(x, torch.randn(n, 4)), losses.XSampleLoss()(x, graphs.LabelGraph(labels))
-losses.GraphContrastiveLoss()(x, y, torch.rand(n, m))
-losses.CACRLoss()([x, z, x], ids=ids), losses.CACRLoss().weights([x, z])
+    "losses": f"""
+import sys
+sys.path.insert(0, {str(BATTERY)!r})
+from cases import CASES
+for case in CASES.values():
+    for impl in ("chunked", "reference"):
+        case.value(case.random(6, 4), impl=impl)
+losses.XSampleLoss()(x, graphs.LabelGraph(labels)), losses.CACRLoss().weights([x, z])
 """,
 }
 

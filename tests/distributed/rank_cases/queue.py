@@ -2,24 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from kinfolk import losses
 from rank_cases.case import Batch, Case, constants
 
 
-def _queue(exclude: bool) -> Case:
+def _queue(build: type[nn.Module], **fixed: Any) -> Case:
     def run(z: list[Tensor], batch: Batch, tau: Tensor, **options: Any) -> Tensor:
-        fixed = constants()
-        drop = (batch["labels"], fixed["queue_labels"]) if exclude else None
-        return losses.InfoNCELoss(temperature=tau, **options)(z[0], z[1], fixed["queue"], exclude=drop)
+        return build(temperature=tau, **fixed, **options)(z[0], z[1], constants()["queue"])
+
+    return Case(build, run)
+
+
+def _infonce(exclude: Callable[[Batch], Any]) -> Case:
+    def run(z: list[Tensor], batch: Batch, tau: Tensor, **options: Any) -> Tensor:
+        return losses.InfoNCELoss(temperature=tau, **options)(z[0], z[1], constants()["queue"], exclude=exclude(batch))
 
     return Case(losses.InfoNCELoss, run)
 
 
+def _same_label(batch: Batch) -> tuple[Tensor, Tensor]:
+    return batch["labels"], constants()["queue_labels"]
+
+
+def _interclr_listed() -> Case:
+    def run(z: list[Tensor], batch: Batch, tau: Tensor, **options: Any) -> Tensor:
+        bank = constants()["queue"]
+        listed = (bank, batch["columns"] % len(bank))
+        return losses.InterCLRLoss(temperature=tau, **options)(z[0], z[1], listed)
+
+    return Case(losses.InterCLRLoss, run)
+
+
+def _nnclr(*, pairs: bool = False, ids: bool = False, **fixed: Any) -> Case:
+    def run(z: list[Tensor], batch: Batch, tau: Tensor, **options: Any) -> Tensor:
+        projections, predictions = (z[:2], [z[1], z[2]]) if pairs else (z[0], z[1])
+        loss = losses.NNCLRLoss(temperature=tau, **fixed, **options)
+        return loss(projections, predictions, constants()["queue"], ids=batch["ids"] if ids else None)
+
+    return Case(losses.NNCLRLoss, run)
+
+
 CASES = {
-    "InfoNCE": _queue(exclude=False),
-    "InfoNCE, excluded labels": _queue(exclude=True),
+    "InfoNCE": _queue(losses.InfoNCELoss),
+    "InfoNCE, excluded labels": _infonce(_same_label),
+    "InfoNCE, several clusterings": _infonce(lambda batch: [_same_label(batch), None]),
+    "MoCHi": _queue(losses.MoCHiLoss, hardest=1, mixed=2, query_mixed=0),
+    "InterCLR": _queue(losses.InterCLRLoss),
+    "InterCLR, listed": _interclr_listed(),
+    "SCE": _queue(losses.SCELoss, target_temperature=0.2, coefficient=0.3),
+    "NNCLR": _nnclr(),
+    "NNCLR, pairs, ids": _nnclr(pairs=True, ids=True),
+    "NNCLR decoupled": _nnclr(decoupled=True),
+    "NNCLR decoupled, pairs, ids": _nnclr(pairs=True, ids=True, decoupled=True),
 }
+
+RING = [name for name in CASES if name.startswith("NNCLR")]

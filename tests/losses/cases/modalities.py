@@ -49,7 +49,7 @@ def _sig_lip(image: Tensor, text: Tensor, logit_scale: Tensor, logit_bias: Tenso
 
 
 def _near(inputs: Callable[[int, int, Generator], Call]) -> Callable[[int, int, Generator], Call]:
-    """Short rows, so that sums of exponentials and their gradients, stay in the range of float16 at any temperature of the battery."""
+    """Short rows: sums of exponentials, and their gradients, stay in the range of float16 at any temperature tried."""
     return lambda n, d, generator: inputs(n, d, generator).map(lambda t: 0.05 * t, (0, 1))
 
 

@@ -243,7 +243,7 @@ def bregman_term(
     """L_B of every row of two views, given the values of all networks at all rows."""
     m = len(values)
     own = integers(ids, m // 2) * 2
-    winner = [max(range(len(f)), key=lambda k, f=f: float(f[k])) for f in values]
+    winner = [max(range(len(f)), key=lambda k, f=f: float(f[k].detach())) for f in values]
     terms = []
     for i in range(m):
         partner = (i + m // 2) % m

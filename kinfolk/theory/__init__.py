@@ -1,0 +1,24 @@
+"""What is known in closed form about two modalities: cross-covariances, their SVD solution, matching without pairs."""
+
+from kinfolk.theory.cross_covariance import Phi as Phi
+from kinfolk.theory.cross_covariance import Psi as Psi
+from kinfolk.theory.cross_covariance import checked_form as checked_form
+from kinfolk.theory.cross_covariance import contrastive_cross_covariance as contrastive_cross_covariance
+from kinfolk.theory.matching import Match as Match
+from kinfolk.theory.matching import match as match
+from kinfolk.theory.sinkhorn import Plan as Plan
+from kinfolk.theory.sinkhorn import sinkhorn as sinkhorn
+from kinfolk.theory.subspaces import sin_theta as sin_theta
+from kinfolk.theory.subspaces import svd_solution as svd_solution
+from kinfolk.theory.top_pairs import top_pairs as top_pairs
+
+__all__ = [
+    "Match",
+    "Plan",
+    "contrastive_cross_covariance",
+    "match",
+    "sin_theta",
+    "sinkhorn",
+    "svd_solution",
+    "top_pairs",
+]
