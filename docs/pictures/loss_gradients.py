@@ -47,12 +47,12 @@ def _rows(z0: Tensor, z1: Tensor) -> Tensor:
     return torch.cat([z0, z1])
 
 
-def _with_weights(loss: torch.nn.Module, *names: str) -> torch.nn.Module:
-    """A loss whose prototypes lie on the circle too."""
+def _with_prototypes(loss: torch.nn.Module) -> torch.nn.Module:
+    """A loss whose prototypes lie on the circle too, without biases."""
     loss = loss.double()
     with torch.no_grad():
-        for name in names:
-            loss.get_parameter(name).copy_(on_circle(PROTOTYPES))
+        for name, parameter in loss.named_parameters():
+            parameter.copy_(on_circle(PROTOTYPES) if name == "weight" else torch.zeros_like(parameter))
     return loss
 
 
@@ -146,13 +146,11 @@ def panels() -> dict[str, tuple[str, Panel]]:
         ),
         "ESupCon": (
             "class and its prototype pull",
-            lambda a, b: _with_weights(losses.ESupConLoss(3, 2, temperature=TAU), "weight")(_rows(a, b), labels),
+            lambda a, b: _with_prototypes(losses.ESupConLoss(3, 2, temperature=TAU))(_rows(a, b), labels),
         ),
         "PaCo": (
             "centre first, class second",
-            lambda a, b: _with_weights(losses.PaCoLoss(3, 2, temperature=TAU), "weight")(
-                _rows(a, b), labels, _rows(a, b)
-            ),
+            lambda a, b: _with_prototypes(losses.PaCoLoss(3, 2, temperature=TAU))(_rows(a, b), labels, _rows(a, b)),
         ),
         "OpenCon": (
             "three sets, each on its own",
@@ -183,7 +181,7 @@ def draw(path: Path) -> Path:
         axis.set_title(rf"$\bf{{{name}}}$" + f"\n{what}", fontsize=9)
     for axis in axes[len(every) :]:
         axis.remove()
-    figure.savefig(path, dpi=80, metadata={"Software": None})
+    figure.savefig(path, dpi=90, metadata={"Software": None})
     return path
 
 

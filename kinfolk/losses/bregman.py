@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -60,8 +60,8 @@ def bregman(
     scale, ids = inverse(temperature), checked_ids(ids, z0)
     what = f"BregmanLoss{': ids' * (ids is not None)}"
     ranks, (rows,) = Ranks.of([torch.cat([z0, z1])], gather=gather, what=what)
-    options = {"temperature": temperature, "ids": ids, "normalize": normalize, "gather": gather, "impl": impl}
-    values, valid = nt_xent(rows[: len(z0)], rows[len(z0) :], **options)
+    options: dict[str, Any] = {"temperature": temperature, "normalize": normalize, "gather": gather, "impl": impl}
+    values, valid = nt_xent(rows[: len(z0)], rows[len(z0) :], ids=ids, **options)
     with torch.autocast(rows.device.type, enabled=False):
         vectors, _ = prepare(rows, rows, normalize=normalize)
         return values + weight * _term(networks(vectors), scale, sigma, ids, ranks), valid
@@ -88,7 +88,7 @@ def _candidates(
     if ids is None:
         return every - wins
     sample, partner = ids.repeat(2), wins.roll(len(wins) // 2, 0)
-    same = group_sums(IdPair(sample, ranks.gather(sample)), one_hot(ranks.gather(winner), networks))
+    same = group_sums(IdPair(sample, ranks.gather(sample)), one_hot(ranks.gather(winner), networks).double()).long()
     return every - torch.where(sample[:, None] == -1, wins, same - partner)
 
 

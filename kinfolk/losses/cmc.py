@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from kinfolk.distributed import Gather, Ranks
 from kinfolk.losses.base import Impl, Loss, Reduction, checked_ids, inverse, other_samples, own_scores, positive
 from kinfolk.losses.over_ranks import two_way_over_ranks
 from kinfolk.losses.views import checked_views
-from kinfolk.ops import ready
+from kinfolk.ops import ready, row_logsumexp
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -50,14 +50,12 @@ def cmc(
     ranks, joined = Ranks.of(rows, gather=gather, what=what)
     with torch.autocast(rows[0].device.type, enabled=False):
         prepared = [ready(view, normalize=normalize, impl=impl) for view in joined]
+        rows, raw = [view for view, _ in prepared], prepared[0][1]
         others, own_left = other_samples(ids, ranks)
+        options: dict[str, Any] = {"mask": others if own_left else None, "normalize": raw, "impl": impl}
         terms = []
-        for a, b in pairs:
-            (x, raw), (y, _) = prepared[a], prepared[b]
-            own = scale * own_scores(x, y, normalize=raw)
-            both = two_way_over_ranks(
-                x, y, ranks, scale=scale, mask=others if own_left else None, normalize=raw, impl=impl
-            )
+        for (a, b), both in zip(pairs, _partitions(rows, pairs, ranks, scale=scale, **options), strict=True):
+            own = scale * own_scores(rows[a], rows[b], normalize=raw)
             terms += [(torch.logaddexp(lse, own) if own_left else lse) - own for lse in both]
         values = torch.stack(terms).sum(0)
         return values, torch.ones_like(values, dtype=torch.bool)
@@ -68,6 +66,18 @@ def _pairs(views: int, core: int | None) -> list[tuple[int, int]]:
     if core is not None and not 0 <= core < views:
         raise ValueError(f"core must be one of the {views} views, 0 to {views - 1}, or None for all; found {core}.")
     return [pair for pair in combinations(range(views), 2) if core is None or core in pair]
+
+
+def _partitions(
+    rows: list[Float[Tensor, "n d"]], pairs: list[tuple[int, int]], ranks: Ranks, **options: Any
+) -> Iterator[tuple[Float[Tensor, " n"], Float[Tensor, " n"]]]:
+    """Both partitions of every pair of views; each view is gathered once, however many pairs it is in."""
+    if ranks.world == 1 or ranks.ring:
+        yield from (two_way_over_ranks(rows[a], rows[b], ranks, **options) for a, b in pairs)
+        return
+    keys = [ranks.gather(view) for view in rows]
+    for a, b in pairs:
+        yield row_logsumexp(rows[a], keys[b], **options), row_logsumexp(rows[b], keys[a], **options)
 
 
 class CMCLoss(Loss):

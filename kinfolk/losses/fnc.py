@@ -52,7 +52,8 @@ def fnc(
         >>> values
         tensor([1.1032, 1.1032, 1.1032, 1.1032])
     """
-    batch = _joined(views, support, ids, normalize=normalize, gather=gather, impl=impl, form=mode)
+    form = f"{mode}, top {top_k}"
+    batch = _joined(views, support, ids, normalize=normalize, gather=gather, impl=impl, form=form)
     found = _found(batch, top_k, threshold)
     return _values(batch, found, inverse(temperature), mode)
 
@@ -84,7 +85,7 @@ def fnc_given(
         >>> fnc_given(views, found, temperature=1.0)[0]
         tensor([1.0514, 1.2181, 1.0514, 1.2181])
     """
-    batch = _joined(views, None, ids, normalize=normalize, gather=gather, impl=impl, form=mode)
+    batch = _joined(views, None, ids, normalize=normalize, gather=gather, impl=impl, form=f"{mode}, given")
     n = len(batch.rows) // batch.views
     if found.ndim != 2 or len(found) != n:
         raise ValueError(f"found must be [n, k], one list per sample: {n} samples, found {tuple(found.shape)}.")
@@ -117,8 +118,9 @@ def false_negatives(
                 [ 3,  0],
                 [-1, -1]])
     """
+    form = f"only found, top {top_k}"
     with torch.no_grad():
-        batch = _joined(views, support, ids, normalize=normalize, gather=gather, impl=impl, form="false_negatives")
+        batch = _joined(views, support, ids, normalize=normalize, gather=gather, impl=impl, form=form)
         return _found(batch, top_k, threshold)
 
 
@@ -207,7 +209,7 @@ def _values(
         partition = row_logsumexp(rows, keys, scale=scale, mask=mask, normalize=batch.normalize, impl=batch.impl)
         if own_left:
             partition = torch.logaddexp(partition, own.logsumexp(1))
-        pull, count = own.sum(1), views - 1
+        pull, count = own.sum(1), own.new_full((len(own),), views - 1)
         if mode == "attract" and found.shape[1]:
             y = y.view_as(y)  # torch.compile does not take one tensor twice here
             pull = pull + scale * listed_products(x, y, listed).sum(1)

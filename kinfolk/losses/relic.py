@@ -72,8 +72,8 @@ def relic(
 
         terms = []
         for a, b in [(a, b) for a in range(len(learners)) for b in range(len(teachers)) if a != b]:
-            against = side(b, a) if a < len(teachers) else side(int(b == 0), b)
-            terms.append(_term(side(a, b), against.constant(), alpha, beta, how))
+            other = side(b, a) if a < len(teachers) else side(int(b == 0), b)
+            terms.append(_term(side(a, b), other.constant(), alpha, beta, how))
         values = torch.stack(terms).mean(0)
         return values, torch.ones_like(values, dtype=torch.bool)
 
@@ -111,7 +111,7 @@ class _How(NamedTuple):
             side.rows, side.keys, scale=self.scale, weight_scale=1.0, mask=mask, normalize=normalize, impl=impl
         )
 
-    def reference(self, p: _Side, r: _Side) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    def against(self, p: _Side, r: _Side) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
         """The constant side's partition, and the mean of its scores under P, with gradient to P's rows."""
         u, v = prepare(p.rows, p.keys, normalize=self.normalize)
         u, scale, mask = self.scale * u, _constant(self.scale), self.mask
@@ -140,7 +140,7 @@ def _term(p: _Side, r: _Side, alpha: float, beta: float, how: _How) -> Float[Ten
     value = alpha * (partition - own)
     if not beta:
         return value
-    mean, (r_partition, r_mean) = how.expected(p), how.reference(p, r)
+    mean, (r_partition, r_mean) = how.expected(p), how.against(p, r)
     if how.mask is not None:
         r_own, share = how._replace(scale=_constant(how.scale)).own(r), torch.sigmoid(own - others)
         mean, r_mean = torch.lerp(mean, own, share), torch.lerp(r_mean, r_own, share)

@@ -27,7 +27,7 @@ class Plan(NamedTuple):
 
     Example:
         >>> sinkhorn(torch.zeros(2, 3)).column_potential
-        tensor([-1.0986, -1.0986, -1.0986])
+        tensor([0., 0., 0.])
     """
 
     row_potential: Tensor

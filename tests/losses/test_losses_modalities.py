@@ -38,14 +38,14 @@ def eye(n: int) -> Tensor:
     return torch.eye(n, dtype=torch.float64)
 
 
-@pytest.mark.identity(losses.CLIPLoss, losses.CMCLoss)
+@pytest.mark.identity("CLIPLoss", "CMCLoss")
 @EVERY_IMPL
 def test_clip_is_half_of_cmc_with_two_views(impl: str) -> None:
     cmc = losses.CMCLoss(temperature=0.1, reduction="none", impl=impl)([Z0, Z1])
     close(losses.CLIPLoss(reduction="none", impl=impl)(Z0, Z1, 10.0), cmc / 2)
 
 
-@pytest.mark.identity.with_args(losses.SigLIPLoss)
+@pytest.mark.identity("SigLIPLoss")
 @EVERY_IMPL
 @pytest.mark.parametrize("bias", [-10.0, 0.0, 3.0])
 def test_siglip_of_zero_features(bias: float, impl: str) -> None:
@@ -55,7 +55,7 @@ def test_siglip_of_zero_features(bias: float, impl: str) -> None:
     close(losses.SigLIPLoss(reduction="none", impl=impl)(zero, zero, 10.0, b), expected.expand(7))
 
 
-@pytest.mark.identity.with_args(losses.SigLIPLoss)
+@pytest.mark.identity("SigLIPLoss")
 @EVERY_IMPL
 def test_siglip_is_binary_cross_entropy_over_n(impl: str) -> None:
     """Divided by n, not by n^2; duplicates are positives wherever they are, unknown samples (-1) only of themselves."""
@@ -68,7 +68,7 @@ def test_siglip_is_binary_cross_entropy_over_n(impl: str) -> None:
         close(losses.SigLIPLoss(impl=impl)(Z0, Z1, 10.0, -2.0, ids=known), each.sum() / 6)
 
 
-@pytest.mark.identity.with_args(losses.SigLIPLoss)
+@pytest.mark.identity("SigLIPLoss")
 @EVERY_IMPL
 def test_siglip_is_indifferent_to_order_and_direction(impl: str) -> None:
     loss = losses.SigLIPLoss(impl=impl)
@@ -94,7 +94,7 @@ def test_siglip_duplicates_leave_no_floor_with_ids(impl: str) -> None:
     assert loss(perfect, perfect, 100.0, -50.0, ids=ids).item() < 1e-15
 
 
-@pytest.mark.identity(losses.MMCLLoss, losses.CLIPLoss)
+@pytest.mark.identity("MMCLLoss", "CLIPLoss")
 @EVERY_IMPL
 @pytest.mark.parametrize("tau", [0.05, 0.5, 2.0])
 def test_mmcl_is_clip_times_the_temperature(tau: float, impl: str) -> None:
@@ -105,7 +105,7 @@ def test_mmcl_is_clip_times_the_temperature(tau: float, impl: str) -> None:
     close(unit, tau * losses.CLIPLoss(impl=impl)(x, y, 1 / tau))
 
 
-@pytest.mark.identity.with_args(losses.MMCLLoss)
+@pytest.mark.identity("MMCLLoss")
 @EVERY_IMPL
 def test_mmcl_without_its_own_pair_is_decoupled(impl: str) -> None:
     tau, s = 0.5, Z0 @ Z1.T / 0.5
@@ -115,7 +115,7 @@ def test_mmcl_without_its_own_pair_is_decoupled(impl: str) -> None:
     close(ours, tau * (across[0] + across[1]) / 2)
 
 
-@pytest.mark.identity.with_args(losses.MMCLLoss)
+@pytest.mark.identity("MMCLLoss")
 def test_linear_mmcl_is_the_trace_of_the_cross_covariance() -> None:
     x, y, g1, g2 = noise(9, 5), noise(9, 4, seed=1), noise(3, 5, seed=2), noise(3, 4, seed=3)
     covariance = torch.cov(torch.cat([x, y], 1).T)[:5, 5:]
@@ -129,7 +129,7 @@ def test_linear_mmcl_of_many_rows_looks_at_no_pair() -> None:
     close(losses.MMCLLoss(**LINEAR)(x, y), expected, rtol=1e-10)
 
 
-@pytest.mark.identity.with_args(losses.MMCLLoss)
+@pytest.mark.identity("MMCLLoss")
 @pytest.mark.parametrize("form", FORMS)
 def test_gradient_of_mmcl_is_the_contrastive_cross_covariance(form: str) -> None:
     x, y, options = noise(8, 5), noise(8, 4, seed=1), FORMS[form]
@@ -143,7 +143,7 @@ def test_gradient_of_mmcl_is_the_contrastive_cross_covariance(form: str) -> None
     close(found[1], -a @ s, atol=1e-14 * size)
 
 
-@pytest.mark.identity.with_args(losses.MMCLLoss)
+@pytest.mark.identity("MMCLLoss")
 def test_svd_solution_is_the_minimum_of_the_linear_loss() -> None:
     rank, rho = 2, 0.7
     x, y = noise(30, 5), noise(30, 4, seed=1)
@@ -163,7 +163,7 @@ def test_svd_solution_is_the_minimum_of_the_linear_loss() -> None:
         assert objective(*moved) > value
 
 
-@pytest.mark.identity.with_args(losses.MMCLLoss)
+@pytest.mark.identity("MMCLLoss")
 def test_gradient_descent_reaches_the_subspace_of_the_svd() -> None:
     x, y = noise(50, 5), noise(50, 4, seed=1)
     y[:, :2] += 2 * x[:, :2]
@@ -222,7 +222,7 @@ def test_mmcl_refuses_what_is_no_loss() -> None:
         losses.MMCLLoss(psi="square")  # type: ignore[arg-type]
 
 
-@pytest.mark.identity(losses.UnpairedMMCLLoss, losses.CLIPLoss)
+@pytest.mark.identity("UnpairedMMCLLoss", "CLIPLoss")
 @EVERY_IMPL
 @pytest.mark.parametrize("matching", ["top", "argmax", "assignment"])
 def test_unpaired_mmcl_with_the_true_pairs_is_clip(matching: Any, impl: str) -> None:
@@ -234,7 +234,7 @@ def test_unpaired_mmcl_with_the_true_pairs_is_clip(matching: Any, impl: str) -> 
         close(unpaired(Z0, Z1[order], teacher), clip)
 
 
-@pytest.mark.identity.with_args(losses.UnpairedMMCLLoss)
+@pytest.mark.identity("UnpairedMMCLLoss")
 @EVERY_IMPL
 @pytest.mark.parametrize("matching", ["top", "argmax", "assignment"])
 def test_unpaired_mmcl_does_not_know_the_order_of_its_rows(matching: Any, impl: str) -> None:
@@ -248,7 +248,7 @@ def test_unpaired_mmcl_does_not_know_the_order_of_its_rows(matching: Any, impl: 
         close(slopes(got, [x])[0], slopes(expected, [x])[0], atol=1e-14)
 
 
-@pytest.mark.identity.with_args(losses.UnpairedMMCLLoss)
+@pytest.mark.identity("UnpairedMMCLLoss")
 @EVERY_IMPL
 def test_assigned_pairs_have_the_largest_sum_of_all_orders(impl: str) -> None:
     s = Z0 @ Z1.T

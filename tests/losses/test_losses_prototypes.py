@@ -1,10 +1,9 @@
-"""Identities, traps and refusals of ESupCon, PaCo and OpenCon."""
+"""Identities, traps and refusals of ESupCon and PaCo."""
 
 from __future__ import annotations
 
 import math
 
-import definitions.prototypes as definitions
 import fixture
 import pytest
 import torch
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from kinfolk import graphs, losses
 from kinfolk.losses.e_sup_con import e_sup_con
-from kinfolk.losses.open_con import open_con, open_world_prior
 from kinfolk.losses.pa_co import pa_co
 
 EVERY_IMPL = pytest.mark.parametrize("impl", ["reference", "chunked"])
@@ -40,7 +38,7 @@ def corners(classes: int) -> Tensor:
 
 @EVERY_IMPL
 @pytest.mark.parametrize("labels", [LABELS, PARTIAL], ids=["all labelled", "one class absent, some unlabelled"])
-@pytest.mark.identity.with_args(losses.ESupConLoss, losses.GraphContrastiveLoss)
+@pytest.mark.identity("ESupConLoss", "GraphContrastiveLoss")
 def test_esupcon_is_graph_contrast_of_rows_and_prototypes(labels: Tensor, impl: str) -> None:
     x, w, y, v = leaf(STACKED), leaf(W), leaf(STACKED), leaf(W)
     ours = with_parameters(losses.ESupConLoss(3, 5, impl=impl), weight=W)
@@ -56,7 +54,7 @@ def test_esupcon_is_graph_contrast_of_rows_and_prototypes(labels: Tensor, impl: 
 
 
 @EVERY_IMPL
-@pytest.mark.identity.with_args(losses.ESupConLoss)
+@pytest.mark.identity("ESupConLoss")
 def test_esupcon_does_not_see_the_lengths_of_its_prototypes(impl: str) -> None:
     w = leaf(W * torch.tensor([[0.2], [3.0], [70.0]]))
     values, valid = e_sup_con(STACKED, LABELS, w, impl=impl)
@@ -67,7 +65,7 @@ def test_esupcon_does_not_see_the_lengths_of_its_prototypes(impl: str) -> None:
 
 
 @EVERY_IMPL
-@pytest.mark.identity.with_args(losses.ESupConLoss)
+@pytest.mark.identity("ESupConLoss")
 def test_esupcon_of_one_row_is_the_cosine_classifier_s_cross_entropy(impl: str) -> None:
     x, label = leaf(STACKED[:1]), torch.tensor([2])
     values, valid = e_sup_con(x, label, W, temperature=0.2, impl=impl)
@@ -79,7 +77,7 @@ def test_esupcon_of_one_row_is_the_cosine_classifier_s_cross_entropy(impl: str) 
 
 
 @EVERY_IMPL
-@pytest.mark.identity.with_args(losses.ESupConLoss)
+@pytest.mark.identity("ESupConLoss")
 def test_esupcon_s_prototype_anchors_rest_at_their_class_means(impl: str) -> None:
     means = corners(4)
     rows, labels = means.repeat_interleave(3, 0), torch.arange(4).repeat_interleave(3)
@@ -142,7 +140,7 @@ def target_of(labels: Tensor, keys: Tensor, alpha: float, classes: int) -> tuple
 
 @EVERY_IMPL
 @pytest.mark.parametrize("alpha", [0.0, 0.05, 1.0])
-@pytest.mark.identity.with_args(losses.PaCoLoss)
+@pytest.mark.identity("PaCoLoss")
 def test_paco_is_a_soft_cross_entropy_over_all_logits(alpha: float, impl: str) -> None:
     keys, key_labels = torch.cat([STACKED, QUEUE]), torch.cat([PARTIAL, QUEUE_LABELS])
     ours, valid = pa_co(
@@ -156,7 +154,7 @@ def test_paco_is_a_soft_cross_entropy_over_all_logits(alpha: float, impl: str) -
 
 
 @EVERY_IMPL
-@pytest.mark.identity.with_args(losses.PaCoLoss)
+@pytest.mark.identity("PaCoLoss")
 def test_paco_s_best_free_scores_give_every_positive_its_share(impl: str) -> None:
     """One anchor, three positives in the queue: at log-shares for scores the value is the target's entropy, at rest."""
     alpha, labels = 0.3, torch.tensor([1, 1, 1, 0, 2])
@@ -182,7 +180,7 @@ def test_paco_s_best_free_scores_give_every_positive_its_share(impl: str) -> Non
 
 
 @EVERY_IMPL
-@pytest.mark.identity.with_args(losses.PaCoLoss)
+@pytest.mark.identity("PaCoLoss")
 def test_paco_of_one_row_is_logit_adjusted_cross_entropy(impl: str) -> None:
     label, counts = torch.tensor([2]), torch.tensor([100, 10, 1])
     logits = FEATURES[:1] @ W.T + BIAS
@@ -195,7 +193,7 @@ def test_paco_of_one_row_is_logit_adjusted_cross_entropy(impl: str) -> None:
 
 
 @EVERY_IMPL
-@pytest.mark.identity.with_args(losses.PaCoLoss)
+@pytest.mark.identity("PaCoLoss")
 def test_paco_s_uniform_prior_shifts_the_logits(impl: str) -> None:
     with_counts, _ = pa_co(STACKED, LABELS, FEATURES, W, BIAS, class_counts=torch.tensor([7, 7, 7]), impl=impl)
     shifted, _ = pa_co(STACKED, LABELS, FEATURES, W, BIAS - math.log(3), impl=impl)
@@ -251,122 +249,6 @@ def test_paco_classifies_without_a_prior() -> None:
     close(loss.logits(FEATURES), FEATURES @ W.T + BIAS)
     assert set(loss.state_dict()) == {"weight", "bias", "class_counts"}
     assert loss.half().class_counts.tolist() == [100, 10, 1]
-
-
-# OpenCon
-
-OPEN = torch.tensor([0, 0, 1, -1, -1, -1]).repeat(2)
-GUESSES = torch.tensor([0, 0, 1, 2, 2, 1]).repeat(2)
-NOVEL = torch.tensor([False, False, False, True, True, False]).repeat(2)
-NOTHING = torch.zeros(12, dtype=torch.bool)
-
-
-@EVERY_IMPL
-@pytest.mark.identity.with_args(losses.OpenConLoss, losses.SupConLoss)
-def test_opencon_of_labelled_rows_is_supcon(impl: str) -> None:
-    x, y = leaf(STACKED), leaf(STACKED)
-    ours = losses.OpenConLoss(weights=(0.2, 1.0, 0.1), impl=impl)(x, LABELS, GUESSES, NOTHING, fixture.ids())
-    theirs = 0.2 * losses.SupConLoss(temperature=0.1, impl=impl)(y, LABELS)
-    close(ours, theirs, atol=1e-12)
-    close(slope(ours, x), slope(theirs, y), atol=1e-10)
-
-
-@EVERY_IMPL
-@pytest.mark.identity.with_args(losses.OpenConLoss, losses.NTXentLoss)
-def test_opencon_of_unlabelled_rows_is_ntxent(impl: str) -> None:
-    x, y, unlabelled = leaf(STACKED), leaf(STACKED), torch.full((12,), -1)
-    ours = losses.OpenConLoss(weights=(0.2, 0.7, 0.1), impl=impl)(x, unlabelled, GUESSES, NOTHING, fixture.ids())
-    theirs = 0.7 * losses.NTXentLoss(temperature=0.4, impl=impl)(y[:6], y[6:])
-    close(ours, theirs)
-    close(slope(ours, x), slope(theirs, y), atol=1e-8)
-
-
-@EVERY_IMPL
-@pytest.mark.identity.with_args(losses.OpenConLoss)
-def test_opencon_does_not_see_the_names_of_classes(impl: str) -> None:
-    renamed, guessed = torch.tensor([40, 7, -1])[OPEN], torch.tensor([9, 3, 0])[GUESSES]
-    loss = losses.OpenConLoss(impl=impl)
-    expected = loss(STACKED, OPEN, GUESSES, NOVEL, fixture.ids())
-    close(loss(STACKED, renamed, guessed, NOVEL, fixture.ids()), expected, atol=1e-12)
-
-
-@EVERY_IMPL
-def test_opencon_s_sets_never_meet(impl: str) -> None:
-    x = leaf(STACKED)
-    sets = [OPEN >= 0, OPEN < 0, NOVEL]
-    for (values, _), members in zip(open_con(x, OPEN, GUESSES, NOVEL, ids=fixture.ids(), impl=impl), sets, strict=True):
-        moved = slope(values.sum(), x).abs().sum(1) > 0
-        assert moved.tolist() == members.tolist()
-
-
-@EVERY_IMPL
-def test_opencon_s_empty_sets_are_zero_with_a_graph(impl: str) -> None:
-    x = leaf(STACKED[:6])
-    value = losses.OpenConLoss(impl=impl)(x, torch.full((6,), -1), GUESSES[:6], NOTHING[:6])
-    assert value.item() == 0
-    assert not slope(value, x).any()
-
-
-def test_opencon_s_weights_may_be_ramped() -> None:
-    loss = losses.OpenConLoss(weights=(0.0, 0.0, 1.0))
-    full = loss(STACKED, OPEN, GUESSES, NOVEL, fixture.ids())
-    loss.weights = (0.0, 0.0, 0.25)
-    close(loss(STACKED, OPEN, GUESSES, NOVEL, fixture.ids()), 0.25 * full)
-
-
-def test_opencon_refuses_what_does_not_fit() -> None:
-    loss = losses.OpenConLoss()
-    with pytest.raises(ValueError, match="found 2 labelled rows that are novel"):
-        loss(STACKED, OPEN, GUESSES, NOVEL | (torch.arange(12) % 6 == 0))
-    with pytest.raises(TypeError, match="novel_mask must be bool"):
-        loss(STACKED, OPEN, GUESSES, NOVEL.long())
-    with pytest.raises(ValueError, match=r"pseudo_labels must have one entry per row.*\(12, 5\).*\(6,\)"):
-        loss(STACKED, OPEN, GUESSES[:6], NOVEL)
-    with pytest.raises(ValueError, match=r"novel_mask must have one entry per row.*\(12, 5\).*\(6,\)"):
-        loss(STACKED, OPEN, GUESSES, NOVEL[:6])
-    with pytest.raises(ValueError, match="temperatures must be three"):
-        losses.OpenConLoss(temperatures=(0.1, 0.4))
-    with pytest.raises(ValueError, match="weights must be at least 0"):
-        losses.OpenConLoss(weights=(1.0, -1.0, 0.0))
-    with pytest.raises(ValueError, match="temperature must be positive"):
-        losses.OpenConLoss(temperatures=(0.1, 0.0, 0.7))
-
-
-KNOWN = torch.tensor([True, True, False])
-
-
-def test_prior_is_its_definition() -> None:
-    x, y = leaf(10 * FEATURES @ W.T), leaf(10 * FEATURES @ W.T)
-    ours, theirs = open_world_prior(x, KNOWN, 0.4), definitions.open_world_prior(y, KNOWN, 0.4)
-    close(ours, theirs)
-    close(slope(ours, x), slope(theirs, y), atol=1e-8)
-    assert ours > 0
-
-
-@pytest.mark.parametrize("ratio", [0.0, 0.5, 0.9])
-def test_prior_is_zero_where_shares_are_as_expected(ratio: float) -> None:
-    mass = torch.tensor([1 - ratio, 1 - ratio, 1.0], dtype=torch.float64)
-    logits = leaf(mass.log().repeat(4, 1) + torch.arange(4)[:, None])
-    value = open_world_prior(logits, KNOWN, ratio)
-    close(value, 0.0, atol=1e-12)
-    assert slope(value, logits).abs().max() < 1e-12
-
-
-def test_prior_of_extreme_and_of_no_predictions() -> None:
-    certain = leaf(torch.tensor([[1e4, 0.0, -1e4]]))
-    value = open_world_prior(certain, KNOWN, 0.0)
-    close(value, math.log(3), atol=1e-6)
-    assert torch.isfinite(slope(value, certain)).all()
-    none = leaf(torch.zeros(0, 3))
-    assert open_world_prior(none, KNOWN, 0.5).item() == 0
-    assert slope(open_world_prior(none, KNOWN, 0.5), none).shape == (0, 3)
-
-
-def test_prior_refuses_what_does_not_fit() -> None:
-    with pytest.raises(ValueError, match=r"known must be bool.*\(4, 2\).*\(3,\)"):
-        open_world_prior(torch.zeros(4, 2), KNOWN, 0.5)
-    with pytest.raises(ValueError, match=r"labelled_ratio must be in \[0, 1\), found 1"):
-        open_world_prior(torch.zeros(4, 3), KNOWN, 1.0)
 
 
 # what a classifier refuses

@@ -89,11 +89,24 @@ def test_at_the_floor_negatives_give_no_gradient(impl: str) -> None:
     """Perfect pairs on orthonormal samples, a large share: of 1 per negative 0.5 e^4 is taken, to the floor e^-4."""
     x, y = (torch.eye(4, dtype=torch.float64, requires_grad=True) for _ in range(2))
     found = losses.DebiasedInfoNCELoss(temperature=0.25, tau_plus=0.5, reduction="none", impl=impl)(x, y)
-    close(found, torch.full((8,), math.log1p(6 * math.exp(-8))))
+    close(found, torch.full((8,), math.log1p(6 * math.exp(-8)), dtype=torch.float64))
     for gradient in slopes(found[0], [x, y]):
         assert gradient.abs().max() < 1e-12  # the own pair is perfect, and no negative is felt
     plain = losses.NTXentLoss(temperature=0.25, reduction="none", impl=impl)(x, y)
     assert slope(plain[0], y).abs().max() > 1e-3
+
+
+@pytest.mark.identity(losses.DebiasedInfoNCELoss, losses.HardNegativeInfoNCELoss)
+@EVERY_IMPL
+@EVERY_CLASS
+def test_a_positive_rest_below_the_floor_is_raised_to_it(build: type, impl: str) -> None:
+    """Two samples at a cosine that leaves 0.2 per negative, where unit vectors cannot have less than 1 / e."""
+    cosine = math.log(0.5 * math.e + 0.5 * 0.2)
+    x = torch.tensor([[1.0, 0.0], [cosine, math.sqrt(1 - cosine**2)]], dtype=torch.float64, requires_grad=True)
+    options = {"tau_plus": 0.5} | ({"beta": 0.0} if build is losses.HardNegativeInfoNCELoss else {})
+    found = build(temperature=1.0, reduction="none", impl=impl, **options)(x, x.detach())
+    close(found, torch.full((4,), math.log(math.e + 2 / math.e) - 1, dtype=torch.float64))
+    assert slope(found.sum(), x).abs().max() < 1e-12
 
 
 @EVERY_IMPL

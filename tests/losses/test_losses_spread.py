@@ -35,7 +35,7 @@ def uniformity(x: Tensor, t: float, impl: str) -> Tensor:
 
 @EVERY_IMPL
 @pytest.mark.parametrize("t", [0.5, 2.0, 200.0])
-@pytest.mark.identity.with_args(losses.AlignUniformLoss)
+@pytest.mark.identity("AlignUniformLoss")
 def test_uniformity_of_two_rows(t: float, impl: str) -> None:
     antipodal = torch.tensor([[0.6, 0.8], [-0.6, -0.8]], dtype=torch.float64)
     close(uniformity(antipodal, t, impl), -4 * t)
@@ -44,7 +44,7 @@ def test_uniformity_of_two_rows(t: float, impl: str) -> None:
 
 
 @EVERY_IMPL
-@pytest.mark.identity.with_args(losses.AlignUniformLoss)
+@pytest.mark.identity("AlignUniformLoss")
 def test_uniformity_bounds_and_best_of_equal_angles(impl: str) -> None:
     corners = leaf(F.normalize(torch.eye(4, dtype=torch.float64) - 1 / 4, dim=1))
     best = uniformity(corners, 2.0, impl)
@@ -58,7 +58,7 @@ def test_uniformity_bounds_and_best_of_equal_angles(impl: str) -> None:
 
 @EVERY_IMPL
 @pytest.mark.parametrize("alpha", [1.0, 2.0, 3.0])
-@pytest.mark.identity.with_args(losses.AlignUniformLoss)
+@pytest.mark.identity("AlignUniformLoss")
 def test_alignment_is_a_power_of_the_distance(alpha: float, impl: str) -> None:
     x, y = leaf(Z0), leaf(Z0)
     ours = losses.AlignUniformLoss(alpha=alpha, weight=0.0, impl=impl)(x, Z1)
@@ -73,7 +73,7 @@ def test_alignment_is_a_power_of_the_distance(alpha: float, impl: str) -> None:
 
 
 @EVERY_IMPL
-@pytest.mark.identity.with_args(losses.AlignUniformLoss)
+@pytest.mark.identity("AlignUniformLoss")
 def test_alignment_and_uniformity_add_up(impl: str) -> None:
     alignment = losses.AlignUniformLoss(weight=0.0, impl=impl)(Z0, Z1)
     both = [uniformity(z, 2.0, impl) for z in (Z0, Z1)]
@@ -139,7 +139,7 @@ def toy_graph() -> tuple[Tensor, Tensor]:
 
 
 @EVERY_IMPL
-@pytest.mark.identity.with_args(losses.SpectralContrastiveLoss)
+@pytest.mark.identity("SpectralContrastiveLoss")
 def test_spectral_loss_is_a_matrix_factorisation_on_average(impl: str) -> None:
     """Over all draws of two independent positive pairs: |A - F F^T|^2 - |A|^2, value and gradient."""
     weights, features = toy_graph()
@@ -158,7 +158,7 @@ def test_spectral_loss_is_a_matrix_factorisation_on_average(impl: str) -> None:
 
 
 @EVERY_IMPL
-@pytest.mark.identity.with_args(losses.SpectralContrastiveLoss)
+@pytest.mark.identity("SpectralContrastiveLoss")
 def test_spectral_loss_of_perfect_and_of_constant_features(impl: str) -> None:
     loss = losses.SpectralContrastiveLoss(mu=3.0, reduction="none", impl=impl)
     corners = leaf(torch.eye(5, dtype=torch.float64))
@@ -171,7 +171,7 @@ def test_spectral_loss_of_perfect_and_of_constant_features(impl: str) -> None:
 
 
 @EVERY_IMPL
-@pytest.mark.identity.with_args(losses.SpectralContrastiveLoss)
+@pytest.mark.identity("SpectralContrastiveLoss")
 def test_spectral_loss_is_the_same_in_both_directions(impl: str) -> None:
     x, y, u, v = leaf(Z0), leaf(Z1), leaf(Z0), leaf(Z1)
     loss = losses.SpectralContrastiveLoss(impl=impl)
@@ -183,7 +183,7 @@ def test_spectral_loss_is_the_same_in_both_directions(impl: str) -> None:
 
 @EVERY_IMPL
 @pytest.mark.parametrize("mu", [0.5, 1.0, 10.0])
-@pytest.mark.identity.with_args(losses.SpectralContrastiveLoss)
+@pytest.mark.identity("SpectralContrastiveLoss")
 def test_mu_is_the_squared_length_of_the_rows(mu: float, impl: str) -> None:
     """The authors' form: rows no longer than sqrt(mu), the population loss divided by mu."""
     raw = [z * torch.linspace(0.2, 6, 6, dtype=torch.float64)[:, None] for z in (Z0, Z1)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ["ops", "graphs", "losses", "nn", "data", "methods", "evals", "train", "recipes", "report"]
+ROOMS = ["ops", "graphs", "theory", "losses", "nn", "data", "methods", "evals", "train", "recipes", "report"]
 
 
 def public(room: str) -> list[tuple[str, object]]:
@@ -30,7 +30,7 @@ def test_public_functions_and_classes_have_docstrings(room: str) -> None:
     assert bare == []
 
 
-@pytest.mark.parametrize("room", ["ops", "graphs", "losses"])
+@pytest.mark.parametrize("room", ["ops", "graphs", "theory", "losses"])
 def test_the_core_s_public_names_have_examples(room: str) -> None:
     bare = [name for name, item in public(room) if callable(item) and ">>>" not in (inspect.getdoc(item) or "")]
     assert [name for name in bare if name not in {"SimilarityGraph"}] == []
