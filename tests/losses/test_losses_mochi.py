@@ -20,7 +20,7 @@ def seeded(seed: int = 0) -> Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.identity(losses.MoCHiLoss, losses.InfoNCELoss)
+@pytest.mark.identity("MoCHiLoss", "InfoNCELoss")
 @EVERY_IMPL
 def test_mochi_that_mixes_nothing_is_infonce(impl: str) -> None:
     x = Z0.clone().requires_grad_()
@@ -32,7 +32,7 @@ def test_mochi_that_mixes_nothing_is_infonce(impl: str) -> None:
     close(mochi(Z0, Z1, QUEUE, drawn, hardest=3, impl=impl)[0].mean(), plain, atol=1e-12)
 
 
-@pytest.mark.identity(losses.MoCHiLoss, losses.InfoNCELoss)
+@pytest.mark.identity("MoCHiLoss", "InfoNCELoss")
 @EVERY_IMPL
 def test_mochi_is_at_least_infonce(impl: str) -> None:
     loss = losses.MoCHiLoss(hardest=4, mixed=3, query_mixed=2, reduction="none", impl=impl)
@@ -41,7 +41,7 @@ def test_mochi_is_at_least_infonce(impl: str) -> None:
         assert (loss(Z0, Z1, QUEUE, generator=seeded(seed)) > plain).all()
 
 
-@pytest.mark.identity(losses.MoCHiLoss, losses.InfoNCELoss)
+@pytest.mark.identity("MoCHiLoss", "InfoNCELoss")
 @EVERY_IMPL
 def test_mochi_of_the_hardest_alone_counts_it_again(impl: str) -> None:
     loss = losses.MoCHiLoss(hardest=1, mixed=3, query_mixed=0, reduction="none", impl=impl)
@@ -51,7 +51,7 @@ def test_mochi_of_the_hardest_alone_counts_it_again(impl: str) -> None:
         close(loss(Z0[[i]], Z1[[i]], QUEUE), again)
 
 
-@pytest.mark.identity.with_args(losses.MoCHiLoss)
+@pytest.mark.identity("MoCHiLoss")
 @EVERY_IMPL
 def test_mixtures_have_length_one(impl: str) -> None:
     """A query that is its own mixture finds a negative at cosine 1, whatever the shares were."""
@@ -68,7 +68,7 @@ def test_mixtures_have_length_one(impl: str) -> None:
         close(found, torch.logsumexp(scores, 1) - 2)
 
 
-@pytest.mark.identity.with_args(losses.MoCHiLoss)
+@pytest.mark.identity("MoCHiLoss")
 @EVERY_IMPL
 def test_mixing_with_the_query_moves_towards_it(impl: str) -> None:
     def value(share: float) -> Tensor:

@@ -28,7 +28,7 @@ def values_and_slopes(loss: torch.nn.Module, *args: Any) -> tuple[Tensor, Tensor
 # InfoNCE with eliminated negatives
 
 
-@pytest.mark.identity.with_args(losses.InfoNCELoss)
+@pytest.mark.identity("InfoNCELoss")
 @EVERY_IMPL
 def test_elimination_without_labels_is_plain_and_with_them_never_more(impl: str) -> None:
     loss = losses.InfoNCELoss(reduction="none", impl=impl)
@@ -39,7 +39,7 @@ def test_elimination_without_labels_is_plain_and_with_them_never_more(impl: str)
     assert (some < plain).any()
 
 
-@pytest.mark.identity.with_args(losses.InfoNCELoss)
+@pytest.mark.identity("InfoNCELoss")
 @EVERY_IMPL
 def test_hierarchy_is_the_mean_over_label_sets(impl: str) -> None:
     loss = losses.InfoNCELoss(reduction="none", impl=impl)
@@ -58,7 +58,7 @@ def test_hierarchy_is_the_mean_over_label_sets(impl: str) -> None:
 # InterCLR
 
 
-@pytest.mark.identity(losses.InterCLRLoss, losses.InfoNCELoss)
+@pytest.mark.identity("InterCLRLoss", "InfoNCELoss")
 @EVERY_IMPL
 def test_interclr_without_a_margin_is_infonce(impl: str) -> None:
     inter = values_and_slopes(losses.InterCLRLoss(margin=0.0, reduction="none", impl=impl), Z1, QUEUE)
@@ -67,7 +67,7 @@ def test_interclr_without_a_margin_is_infonce(impl: str) -> None:
         close(a, b, atol=1e-12)
 
 
-@pytest.mark.identity.with_args(losses.InterCLRLoss)
+@pytest.mark.identity("InterCLRLoss")
 @EVERY_IMPL
 @pytest.mark.parametrize("margin", [-0.5, 0.3])
 def test_interclr_margin_multiplies_the_positive(margin: float, impl: str) -> None:
@@ -78,7 +78,7 @@ def test_interclr_margin_multiplies_the_positive(margin: float, impl: str) -> No
     assert ((moved < plain) == (margin < 0)).all()
 
 
-@pytest.mark.identity.with_args(losses.InterCLRLoss)
+@pytest.mark.identity("InterCLRLoss")
 @EVERY_IMPL
 @pytest.mark.parametrize("normalize", [True, False])
 def test_forms_of_negatives_agree(normalize: bool, impl: str) -> None:
@@ -137,7 +137,7 @@ def test_interclr_refuses_columns_outside_the_bank(column: int) -> None:
 # SCE
 
 
-@pytest.mark.identity(losses.SCELoss, losses.InfoNCELoss)
+@pytest.mark.identity("SCELoss", "InfoNCELoss")
 @EVERY_IMPL
 def test_sce_of_the_own_pair_alone_is_infonce(impl: str) -> None:
     plain = values_and_slopes(losses.InfoNCELoss(temperature=0.1, reduction="none", impl=impl), Z1, QUEUE)
@@ -151,7 +151,7 @@ def _relations(target_temperature: float = 0.05) -> Tensor:
     return torch.softmax(Z1 @ QUEUE.T / target_temperature, 1)
 
 
-@pytest.mark.identity(losses.SCELoss, losses.InfoNCELoss)
+@pytest.mark.identity("SCELoss", "InfoNCELoss")
 @EVERY_IMPL
 @pytest.mark.parametrize("coefficient", [0.0, 0.3, 0.5])
 def test_sce_is_infonce_and_relations_and_a_ceiling(coefficient: float, impl: str) -> None:
@@ -164,7 +164,7 @@ def test_sce_is_infonce_and_relations_and_a_ceiling(coefficient: float, impl: st
     assert (ceiling > 1e-4).all()  # so that relations alone are not ReSSL
 
 
-@pytest.mark.identity(losses.SCELoss, losses.GraphContrastiveLoss)
+@pytest.mark.identity("SCELoss", "GraphContrastiveLoss")
 @EVERY_IMPL
 def test_sce_is_the_graph_loss_of_its_mixed_target(impl: str) -> None:
     x = Z0.clone().requires_grad_()
@@ -177,14 +177,14 @@ def test_sce_is_the_graph_loss_of_its_mixed_target(impl: str) -> None:
         close(slope(found[i], x), slope(value, x), atol=1e-8)
 
 
-@pytest.mark.identity.with_args(losses.SCELoss)
+@pytest.mark.identity("SCELoss")
 def test_sce_is_at_least_the_entropy_of_its_target() -> None:
     entropy = -(0.5 * _relations() * torch.log(0.5 * _relations())).sum(1) - 0.5 * math.log(0.5)
     for z in (Z0, Z1, fixture.z(2)):
         assert (losses.SCELoss(reduction="none")(z, Z1, QUEUE) > entropy).all()
 
 
-@pytest.mark.identity.with_args(losses.SCELoss)
+@pytest.mark.identity("SCELoss")
 @EVERY_IMPL
 def test_sce_of_sharp_relations_wants_the_nearest_key(impl: str) -> None:
     nearest = (Z1 @ QUEUE.T).argmax(1)
@@ -214,7 +214,7 @@ def test_sce_refuses_other_options() -> None:
 # NNCLR
 
 
-@pytest.mark.identity(losses.NNCLRLoss, losses.CLIPLoss)
+@pytest.mark.identity("NNCLRLoss", "CLIPLoss")
 @EVERY_IMPL
 def test_nnclr_whose_queue_holds_the_batch_is_clip(impl: str) -> None:
     """Every projection is its own neighbour then; searching after enqueueing would do that."""
@@ -223,7 +223,7 @@ def test_nnclr_whose_queue_holds_the_batch_is_clip(impl: str) -> None:
     close(found, losses.CLIPLoss(reduction="none", impl=impl)(Z0, Z1, 10.0))
 
 
-@pytest.mark.identity.with_args(losses.NNCLRLoss)
+@pytest.mark.identity("NNCLRLoss")
 @EVERY_IMPL
 @pytest.mark.parametrize("ids", [None, torch.tensor([3, 3, 4, 5, -1, -1])])
 def test_nnclr_is_softplus_of_its_decoupled_form(ids: Tensor | None, impl: str) -> None:
@@ -235,7 +235,7 @@ def test_nnclr_is_softplus_of_its_decoupled_form(ids: Tensor | None, impl: str) 
         close(slope(plain[i], p), torch.sigmoid(decoupled[i]) * slope(decoupled[i], p), atol=1e-8)
 
 
-@pytest.mark.identity.with_args(losses.NNCLRLoss)
+@pytest.mark.identity("NNCLRLoss")
 @EVERY_IMPL
 def test_nnclr_of_pairs_is_the_mean_of_two_directions(impl: str) -> None:
     p0, p1 = fixture.rows(3), fixture.rows(4)

@@ -24,7 +24,7 @@ OPTIONS = {
 EVERY_CLASS = pytest.mark.parametrize("build", OPTIONS, ids=lambda build: build.__name__)
 
 
-@pytest.mark.identity(losses.HardNegativeInfoNCELoss, losses.DebiasedInfoNCELoss, losses.NTXentLoss)
+@pytest.mark.identity("HardNegativeInfoNCELoss", "DebiasedInfoNCELoss", "NTXentLoss")
 @EVERY_IMPL
 @EVERY_CLASS
 @IDS_OR_NONE
@@ -43,7 +43,7 @@ def test_without_weights_and_correction_it_is_ntxent(
         close(a, b, atol=1e-8)
 
 
-@pytest.mark.identity(losses.HardNegativeInfoNCELoss, losses.DebiasedInfoNCELoss)
+@pytest.mark.identity("HardNegativeInfoNCELoss", "DebiasedInfoNCELoss")
 @EVERY_IMPL
 @pytest.mark.parametrize("tau_plus", [0.1, 0.6])
 def test_hard_negatives_of_equal_weight_are_debiased(tau_plus: float, impl: str) -> None:
@@ -54,7 +54,7 @@ def test_hard_negatives_of_equal_weight_are_debiased(tau_plus: float, impl: str)
     close(slope(hard.sum(), x), slope(debiased.sum(), x), atol=0)
 
 
-@pytest.mark.identity(losses.HardNegativeInfoNCELoss, losses.NTXentLoss)
+@pytest.mark.identity("HardNegativeInfoNCELoss", "NTXentLoss")
 @EVERY_IMPL
 def test_weights_grow_the_loss_towards_that_of_the_hardest_negative(impl: str) -> None:
     """As beta grows all weight goes to the nearest: the sum becomes N times its exponential."""
@@ -73,7 +73,7 @@ def test_weights_grow_the_loss_towards_that_of_the_hardest_negative(impl: str) -
     close(found[-1], torch.log(own.exp() + 10 * hardest.exp()) - own)
 
 
-@pytest.mark.identity(losses.DebiasedInfoNCELoss, losses.HardNegativeInfoNCELoss)
+@pytest.mark.identity("DebiasedInfoNCELoss", "HardNegativeInfoNCELoss")
 @EVERY_IMPL
 def test_correction_of_constant_features_changes_nothing(impl: str) -> None:
     """The false negatives' part is what it is taken for, so that the rest counts as N again."""
@@ -83,7 +83,7 @@ def test_correction_of_constant_features_changes_nothing(impl: str) -> None:
         close(losses.HardNegativeInfoNCELoss(beta=2.0, tau_plus=tau_plus, impl=impl)(same, same), math.log(9))
 
 
-@pytest.mark.identity(losses.DebiasedInfoNCELoss, losses.NTXentLoss)
+@pytest.mark.identity("DebiasedInfoNCELoss", "NTXentLoss")
 @EVERY_IMPL
 def test_at_the_floor_negatives_give_no_gradient(impl: str) -> None:
     """Perfect pairs on orthonormal samples, a large share: of 1 per negative 0.5 e^4 is taken, to the floor e^-4."""
@@ -96,7 +96,7 @@ def test_at_the_floor_negatives_give_no_gradient(impl: str) -> None:
     assert slope(plain[0], y).abs().max() > 1e-3
 
 
-@pytest.mark.identity(losses.DebiasedInfoNCELoss, losses.HardNegativeInfoNCELoss)
+@pytest.mark.identity("DebiasedInfoNCELoss", "HardNegativeInfoNCELoss")
 @EVERY_IMPL
 @EVERY_CLASS
 def test_a_positive_rest_below_the_floor_is_raised_to_it(build: type, impl: str) -> None:

@@ -11,7 +11,9 @@ from kinfolk.ops import listed, listed_products
 
 def loops(x: Tensor, y: Tensor, index: Tensor) -> Tensor:
     zero = x.sum() * 0
-    return torch.stack([torch.stack([torch.dot(a, y[j]) if j >= 0 else zero for j in row]) for a, row in zip(x, index)])
+    return torch.stack(
+        [torch.stack([torch.dot(a, y[j]) if j >= 0 else zero for j in row]) for a, row in zip(x, index, strict=True)]
+    )
 
 
 @pytest.mark.parametrize(("n", "m", "k", "d"), [(1, 1, 1, 1), (5, 3, 7, 4), (9, 20, 2, 3)])

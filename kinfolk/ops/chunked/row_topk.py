@@ -14,6 +14,8 @@ from kinfolk.ops.chunked.tiles import TileScores, Walk, full_precision
 from kinfolk.ops.masks import PairMask
 from kinfolk.ops.reference import fill_topk
 
+_WIDTHS = 4  # a tile has at least so many times k columns: what is kept so far is ranked again with every tile
+
 
 def row_topk(x: Tensor, y: Tensor, *, k: int, largest: bool, mask: PairMask | None) -> tuple[Tensor, Tensor]:
     """The k largest (smallest) kept logits of a row and their columns, in order; index -1 where there are fewer."""
@@ -36,7 +38,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     n, nothing = x.shape[0], -torch.inf if largest else torch.inf
     with full_precision(x):
-        walk = Walk(n, y.shape[0], x)
+        walk = Walk(n, y.shape[0], x).at_least_as_wide(_WIDTHS * k)
         score, mask = (
             TileScores(x, y, 1.0, walk),
             TileMask(op.unpack(x.shape[0], y.shape[0], parts, layout, bias), x, walk),

@@ -98,6 +98,13 @@ class Walk:
         else:
             self.height, self.width = tile_shape(n, m, like, at_once=at_once)
 
+    def at_least_as_wide(self, width: int) -> Walk:
+        """Take wider and lower tiles of the same size where these are narrower."""
+        if width > self.width:
+            size, self.width = self.height * self.width, max(1, min(width, self.m))
+            self.height = max(1, size // self.width)
+        return self
+
     def __iter__(self) -> Iterator[tuple[Span, Span]]:
         for rows in spans(self.n, self.height):
             for columns in spans(self.m, self.width, rows[0] if self.triangle else 0):
