@@ -205,13 +205,11 @@ def _values(
         mask, own_left = other_samples(batch.ids, batch.ranks, device=rows.device, views=views)
         if mode == "eliminate" and found.shape[1]:
             mask = mask & PairMask.exclude_columns(listed, len(keys))
-            keys = keys.view_as(keys)  # lists per row have no symmetry to use, and torch.compile cannot ask for it
         partition = row_logsumexp(rows, keys, scale=scale, mask=mask, normalize=batch.normalize, impl=batch.impl)
         if own_left:
             partition = torch.logaddexp(partition, own.logsumexp(1))
         pull, count = own.sum(1), own.new_full((len(own),), views - 1)
         if mode == "attract" and found.shape[1]:
-            y = y.view_as(y)  # torch.compile does not take one tensor twice here
             pull = pull + scale * listed_products(x, y, listed).sum(1)
             count = count + (listed >= 0).sum(1)
         values = partition - pull / count

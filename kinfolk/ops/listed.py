@@ -45,7 +45,7 @@ def listed_products(
         raise ValueError(
             f"columns must lie in [0, {len(y) - 1}], or be -1; found {int(index.min())} to {int(index.max())}."
         )
-    return _ListedProducts.apply(x, y, index)
+    return _ListedProducts.apply(x, y.view_as(y) if y is x else y, index)  # torch.compile takes no tensor twice
 
 
 class _ListedProducts(torch.autograd.Function):

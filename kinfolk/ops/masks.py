@@ -342,7 +342,7 @@ class PairMask:
         pairs = [*self.excluded, *(p for union in self.required for p in union), *(p for p, _ in self.equal_bias)]
         return (
             self.n == self.m
-            and not (self.excluded_columns or self.kept)
+            and len(self.excluded_columns) == len(self.kept) == 0
             and self.column_bias is None
             and not any(self.self_offsets)
             and all(pair.symmetric for pair in pairs)

@@ -29,7 +29,7 @@ def shifted(x: Tensor, by: float) -> Tensor:
     return torch.cat([x, torch.full_like(x[:, :1], by)], 1)
 
 
-@pytest.mark.identity.with_args(losses.RenyiCLLoss)
+@pytest.mark.identity("RenyiCLLoss")
 @EVERY_IMPL
 @pytest.mark.parametrize("gamma", [1.0, 1.5, 2.0])
 def test_renyi_does_not_see_a_common_shift_of_the_scores(gamma: float, impl: str) -> None:
@@ -38,7 +38,7 @@ def test_renyi_does_not_see_a_common_shift_of_the_scores(gamma: float, impl: str
     close(loss(queries, [shifted(Z0, 1.0), shifted(Z1, 1.0)]), loss([P0, P1], [Z0, Z1]))
 
 
-@pytest.mark.identity.with_args(losses.RenyiCLLoss)
+@pytest.mark.identity("RenyiCLLoss")
 @EVERY_IMPL
 def test_renyi_is_continuous_at_gamma_one(impl: str) -> None:
     at_one, near = (losses.RenyiCLLoss(gamma=g, impl=impl)([P0, P1], [Z0, Z1]) for g in (1.0, 1 + 1e-6))
@@ -64,7 +64,7 @@ def divergence(p: Tensor, q: Tensor, gamma: float, alpha: float) -> Tensor:
     return (m * (p / m) ** gamma).sum().log() / (gamma * (gamma - 1))
 
 
-@pytest.mark.identity.with_args(losses.RenyiCLLoss)
+@pytest.mark.identity("RenyiCLLoss")
 @EVERY_IMPL
 @pytest.mark.parametrize(("gamma", "alpha"), [(1.0, 0.1), (1.5, 0.02), (2.0, 0.1), (3.0, 0.5)])
 def test_renyi_is_a_bound_that_the_best_critic_reaches(gamma: float, alpha: float, impl: str) -> None:
@@ -87,7 +87,7 @@ def test_renyi_is_a_bound_that_the_best_critic_reaches(gamma: float, alpha: floa
         assert bound(best + noise) < limit - 1e-6
 
 
-@pytest.mark.identity.with_args(losses.RenyiCLLoss)
+@pytest.mark.identity("RenyiCLLoss")
 @EVERY_IMPL
 @pytest.mark.parametrize("gamma", [1.0, 2.0])
 def test_renyi_has_the_gradient_of_its_surrogate(gamma: float, impl: str) -> None:
@@ -130,7 +130,7 @@ def networks_term(loss: losses.BregmanLoss, z0: Tensor, z1: Tensor) -> Tensor:
     return loss(z0, z1) - losses.NTXentLoss(temperature=loss.temperature, reduction=loss.reduction)(z0, z1)
 
 
-@pytest.mark.identity(losses.BregmanLoss, losses.NTXentLoss)
+@pytest.mark.identity("BregmanLoss", "NTXentLoss")
 @EVERY_IMPL
 def test_bregman_without_weight_is_ntxent(impl: str) -> None:
     loss = linear_networks(weight=0.0, reduction="none", impl=impl)
@@ -139,7 +139,7 @@ def test_bregman_without_weight_is_ntxent(impl: str) -> None:
         assert not gradient.any()
 
 
-@pytest.mark.identity.with_args(losses.BregmanLoss)
+@pytest.mark.identity("BregmanLoss")
 @EVERY_IMPL
 @pytest.mark.parametrize("networks", [1, 4])
 def test_one_winner_leaves_nothing_to_learn(networks: int, impl: str) -> None:
@@ -153,7 +153,7 @@ def test_one_winner_leaves_nothing_to_learn(networks: int, impl: str) -> None:
         close(gradient, torch.zeros_like(gradient), atol=1e-12)
 
 
-@pytest.mark.identity.with_args(losses.BregmanLoss)
+@pytest.mark.identity("BregmanLoss")
 @EVERY_IMPL
 def test_bregman_does_not_see_a_shift_per_row(impl: str) -> None:
     rows = fixture.rows(13, 4)
@@ -163,7 +163,7 @@ def test_bregman_does_not_see_a_shift_per_row(impl: str) -> None:
     close(shifted_values, plain)
 
 
-@pytest.mark.identity.with_args(losses.BregmanLoss)
+@pytest.mark.identity("BregmanLoss")
 def test_divergence_is_zero_for_the_same_winner_positive_otherwise_and_asymmetric() -> None:
     """Three samples whose views coincide: with n = 2 the loss of a row tells its divergence from the other sample."""
     values = torch.tensor([[3.0, 0.0, 1.0], [2.5, 2.0, 0.0], [0.0, 1.0, 0.5]], dtype=torch.float64)

@@ -35,7 +35,7 @@ def same_class_rows() -> Tensor:
 # Contrastive multiview coding.
 
 
-@pytest.mark.identity(losses.CMCLoss, losses.CLIPLoss)
+@pytest.mark.identity("CMCLoss", "CLIPLoss")
 @EVERY_IMPL
 @pytest.mark.parametrize("core", [None, 0, 1])
 def test_cmc_of_two_views_is_twice_clip(core: int | None, impl: str) -> None:
@@ -43,7 +43,7 @@ def test_cmc_of_two_views_is_twice_clip(core: int | None, impl: str) -> None:
     close(losses.CMCLoss(core=core, reduction="none", impl=impl)([Z0, Z1]), 2 * clip)
 
 
-@pytest.mark.identity.with_args(losses.CMCLoss)
+@pytest.mark.identity("CMCLoss")
 @EVERY_IMPL
 def test_cmc_over_all_pairs_is_half_the_sum_over_all_cores(impl: str) -> None:
     views = [Z0, Z1, Z2, P0]
@@ -51,14 +51,14 @@ def test_cmc_over_all_pairs_is_half_the_sum_over_all_cores(impl: str) -> None:
     close(losses.CMCLoss(reduction="none", impl=impl)(views), torch.stack(cores).sum(0) / 2)
 
 
-@pytest.mark.identity.with_args(losses.CMCLoss)
+@pytest.mark.identity("CMCLoss")
 @EVERY_IMPL
 @pytest.mark.parametrize("views", [2, 3, 5])
 def test_cmc_of_constant_features(views: int, impl: str) -> None:
     close(losses.CMCLoss(impl=impl)([SAME] * views), views * (views - 1) * math.log(4))
 
 
-@pytest.mark.identity(losses.CMCLoss, losses.InfoNCELoss)
+@pytest.mark.identity("CMCLoss", "InfoNCELoss")
 @EVERY_IMPL
 def test_cmc_against_a_bank_is_infonce_without_the_own_entry(impl: str) -> None:
     """A bank that holds all samples' other view, the own one excluded, is the full softmax over that view."""
@@ -71,7 +71,7 @@ def test_cmc_against_a_bank_is_infonce_without_the_own_entry(impl: str) -> None:
 # False negative cancellation.
 
 
-@pytest.mark.identity(losses.FNCLoss, losses.NTXentLoss)
+@pytest.mark.identity("FNCLoss", "NTXentLoss")
 @EVERY_IMPL
 @pytest.mark.parametrize("mode", ["attract", "eliminate"])
 @pytest.mark.parametrize("off", [{"top_k": 0}, {"threshold": 1.0}, {"threshold": 2.0}])
@@ -83,7 +83,7 @@ def test_fnc_that_finds_nothing_is_ntxent(off: dict[str, Any], mode: Any, impl: 
     close(fnc(twice), ntxent(*twice))
 
 
-@pytest.mark.identity(losses.FNCLoss, losses.SupConLoss)
+@pytest.mark.identity("FNCLoss", "SupConLoss")
 @EVERY_IMPL
 def test_fnc_with_an_oracle_attracts_as_supcon_does(impl: str) -> None:
     values, valid = fnc_given([Z0, Z1], same_class_rows(), impl=impl)
@@ -91,7 +91,7 @@ def test_fnc_with_an_oracle_attracts_as_supcon_does(impl: str) -> None:
     close(values, losses.SupConLoss(reduction="none", impl=impl)(torch.cat([Z0, Z1]), CLASSES))
 
 
-@pytest.mark.identity.with_args(losses.FNCLoss)
+@pytest.mark.identity("FNCLoss")
 @EVERY_IMPL
 def test_fnc_with_an_oracle_eliminates_the_terms_of_the_class(impl: str) -> None:
     rows = torch.cat([Z0, Z1])
@@ -102,7 +102,7 @@ def test_fnc_with_an_oracle_eliminates_the_terms_of_the_class(impl: str) -> None
     close(fnc_given([Z0, Z1], same_class_rows(), mode="eliminate", impl=impl)[0], expected)
 
 
-@pytest.mark.identity(losses.FNCLoss, losses.NTXentLoss)
+@pytest.mark.identity("FNCLoss", "NTXentLoss")
 @EVERY_IMPL
 @pytest.mark.parametrize("top_k", [1, 4, 10])
 def test_eliminating_never_raises_a_value(top_k: int, impl: str) -> None:
@@ -183,14 +183,14 @@ def test_detection_takes_its_candidates_from_row_topk(monkeypatch: pytest.Monkey
 # ReLIC.
 
 
-@pytest.mark.identity(losses.ReLICLoss, losses.CLIPLoss)
+@pytest.mark.identity("ReLICLoss", "CLIPLoss")
 @EVERY_IMPL
 def test_relic_without_divergence_is_clip(impl: str) -> None:
     relic = losses.ReLICLoss(beta=0.0, reduction="none", impl=impl)([Z0, Z1], [Z0, Z1])
     close(relic, losses.CLIPLoss(reduction="none", impl=impl)(Z0, Z1, 10.0))
 
 
-@pytest.mark.identity.with_args(losses.ReLICLoss)
+@pytest.mark.identity("ReLICLoss")
 @EVERY_IMPL
 def test_equal_views_do_not_diverge(impl: str) -> None:
     online, target = [P0, P0], [Z0, Z0]
@@ -198,14 +198,14 @@ def test_equal_views_do_not_diverge(impl: str) -> None:
     close(with_divergence, losses.ReLICLoss(beta=0.0, reduction="none", impl=impl)(online, target))
 
 
-@pytest.mark.identity.with_args(losses.ReLICLoss)
+@pytest.mark.identity("ReLICLoss")
 @EVERY_IMPL
 def test_divergence_is_not_negative(impl: str) -> None:
     each = losses.ReLICLoss(alpha=0.0, reduction="none", impl=impl)([P0, P1, Z2], [Z0, Z1])
     assert (each > 1e-6).all()
 
 
-@pytest.mark.identity.with_args(losses.ReLICLoss)
+@pytest.mark.identity("ReLICLoss")
 @EVERY_IMPL
 def test_divergence_of_constant_targets_is_zero(impl: str) -> None:
     target = [fixture.z(0)[:1].repeat(6, 1), fixture.z(1)[:1].repeat(6, 1)]
