@@ -17,30 +17,8 @@ from torch.nn.functional import normalize
 
 from benchmarks import dense, peers
 from benchmarks.inputs import TEMPERATURE
-from kinfolk import losses
-from kinfolk.graphs import LabelGraph
-
-
-@dataclass(frozen=True)
-class Share:
-    """One rank's rows: its embeddings (two views) and what belongs to them; the queue is the same on all ranks."""
-
-    z0: Tensor
-    z1: Tensor
-    scale: Tensor
-    ids: Tensor
-    labels: Tensor
-    side: Tensor
-    queue: Tensor
-    rank: int
-    world: int
-
-    @property
-    def joined(self) -> Tensor:
-        return torch.cat([self.z0, self.z1])
-
-
-Step = Callable[[Share], Tensor]
+from benchmarks.own_losses import KINFOLK, WITHOUT_SCALE
+from benchmarks.share import Share, Step
 
 
 @dataclass(frozen=True)
@@ -59,24 +37,12 @@ class Scheme:
         return f"{self.loss}: {self.library}, {self.form}" if self.form else f"{self.loss}: {self.library}"
 
 
-KINFOLK: dict[str, Step] = {
-    "NTXentLoss": lambda s: losses.NTXentLoss(temperature=1 / s.scale)(s.z0, s.z1),
-    "SupConLoss": lambda s: losses.SupConLoss(temperature=1 / s.scale)(s.joined, s.labels.repeat(2)),
-    "CLIPLoss": lambda s: losses.CLIPLoss()(s.z0, s.z1, s.scale),
-    "XSampleLoss": lambda s: losses.XSampleLoss(temperature=1 / s.scale)(s.joined, s.side.repeat(2, 1)),
-    "CACRLoss": lambda s: losses.CACRLoss()([s.z0, s.z1]),
-    "DCLLoss": lambda s: losses.DCLLoss(temperature=1 / s.scale, sigma=0.5)(s.z0, s.z1),
-    "InfoNCELoss": lambda s: losses.InfoNCELoss(temperature=1 / s.scale)(s.z0, s.z1, s.queue),
-    "GraphContrastiveLoss": lambda s: losses.GraphContrastiveLoss(temperature=1 / s.scale)(
-        s.z0, s.z1, LabelGraph(s.labels)
-    ),
-}
 """Every public loss; all but CACR learn their temperature here."""
 
 
 def schemes() -> dict[str, Scheme]:
     """Return all schemes by name, those of one loss together."""
-    ours = [Scheme(n, "kinfolk", "", _always(s), "kinfolk", n != "CACRLoss") for n, s in KINFOLK.items()]
+    ours = [Scheme(n, "kinfolk", "", _always(s), "kinfolk", n not in WITHOUT_SCALE) for n, s in KINFOLK.items()]
     found = sorted([*ours, *_others()], key=lambda scheme: list(KINFOLK).index(scheme.loss))
     return {scheme.name: scheme for scheme in found}
 
