@@ -244,14 +244,14 @@ class SimilarityGraph(ABC):
 
     def rows_with_target(self, mask: PairMask | None) -> Bool[Tensor, " n"]:
         """Return which rows relate to at least one kept candidate."""
-        return self.log_normaliser(mask) > -torch.inf
+        return self.log_normaliser(mask) != -torch.inf  # a broken relation counts, so that it shows
 
     def dense_target(self, mask: PairMask | None) -> Float[Tensor, "n m"]:
         """Return T as an explicit matrix in float64: the specification."""
         n, m = self.shape
         logits = self.log_weights((0, n), (0, m)).double()
         keep, _ = reference.kept_and_bias(mask, logits)
-        keep = keep & (logits > -torch.inf)
+        keep = keep & (logits != -torch.inf)
         normaliser = reference.masked_logsumexp(logits, keep, 1)
         safe = logits.where(keep, torch.zeros_like(logits))
         weights = torch.exp(safe - normaliser.where(keep.any(1), torch.zeros_like(normaliser)).unsqueeze(1))

@@ -105,7 +105,7 @@ class MixtureGraph(SimilarityGraph):
 
     def _shares(self, mask: PairMask | None) -> Float[Tensor, "p n"]:
         """Every part's share of every row, after empty parts gave theirs away."""
-        some = torch.stack([part.log_normaliser(mask) > -torch.inf for part in self.parts]).double()
+        some = torch.stack([part.log_normaliser(mask) != -torch.inf for part in self.parts]).double()
         shares = torch.tensor(self.weights, dtype=torch.float64, device=some.device)[:, None] * some
         total = shares.sum(0)
         return shares / total.where(total > 0, torch.ones_like(total))

@@ -45,6 +45,8 @@ def balanced_softmax(
     """
     refuse_ring("BalancedSoftmaxLoss", gather)
     counts = checked_counts(class_counts).to(logits.device)
+    if not logits.is_floating_point():
+        raise TypeError(f"logits must be a float tensor, found {logits.dtype}.")
     if logits.ndim != 2 or logits.shape[1] != len(counts):
         raise ValueError(
             f"logits must have one column per class: logits {tuple(logits.shape)}, class_counts {tuple(counts.shape)}."
@@ -142,7 +144,7 @@ class BalancedSoftmaxLoss(Loss):
         A scalar, or [n] for ``reduction="none"``; 0 with a graph when no row has a label.
 
     Raises:
-        TypeError: for float or bool labels or counts.
+        TypeError: for float or bool labels or counts, or logits that are not float.
         ValueError: for logits that do not have C columns, labels outside [-1, C) or of a class with count 0, counts
             that are negative or all 0, ``normalize=True``.
 

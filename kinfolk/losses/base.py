@@ -129,8 +129,8 @@ def inverse(temperature: float | Tensor) -> float | Tensor:
         torch.float32
     """
     temperature = positive(temperature)
-    if isinstance(temperature, Tensor) and temperature.dtype in (torch.float16, torch.bfloat16):
-        temperature = temperature.float()
+    if isinstance(temperature, Tensor):
+        temperature = (temperature.float() if temperature.element_size() < 4 else temperature).reshape(())
     return 1 / temperature
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Literal, get_args
@@ -52,6 +53,7 @@ def cacr(
         tensor([-2., -2.])
     """
     refuse_ring("CACRLoss", gather)
+    _check_options(t_pos, t_neg, attraction, repulsion)
     rows = _stacked(views)
     ids = checked_ids(ids, rows)
     what = f"CACRLoss: {len(views)} views{', ids' * (ids is not None)}"
@@ -72,6 +74,15 @@ def cacr(
         valid = _have_others(ids, ranks, pull)
         values = alpha * pull - beta * push.mean(0)
         return values.where(valid, torch.zeros_like(values)), valid
+
+
+def _check_options(t_pos: float, t_neg: float, attraction: Weighting, repulsion: Weighting) -> None:
+    for name, strength in (("t_pos", t_pos), ("t_neg", t_neg)):
+        if not 0 <= strength < math.inf:
+            raise ValueError(f"{name} must be at least 0 and finite, found {strength}.")
+    for name, weighting in (("attraction", attraction), ("repulsion", repulsion)):
+        if weighting not in get_args(Weighting):
+            raise ValueError(f"{name} must be one of {', '.join(get_args(Weighting))}, found {weighting!r}.")
 
 
 def _stacked(views: Sequence[Tensor]) -> Float[Tensor, "n v d"]:
@@ -161,7 +172,8 @@ class CACRLoss(Loss):
         A scalar, or [n] for ``reduction="none"``: the mean over views and pairs of views of sample i's terms.
 
     Raises:
-        ValueError: for fewer than 2 views or samples, views of different shapes, negative strengths.
+        TypeError: for float or bool ids.
+        ValueError: for fewer than 2 views or samples, views of different shapes, negative or infinite strengths.
 
     Reference:
         Huangjie Zheng, Xu Chen, Jiangchao Yao, Hongxia Yang, Chunyuan Li, Ya Zhang, Hao Zhang, Ivor Tsang, Jingren
@@ -189,12 +201,7 @@ class CACRLoss(Loss):
     ) -> None:
         super().__init__(reduction=reduction, normalize=normalize, gather=gather, impl=impl)
         refuse_ring("CACRLoss", gather)
-        for name, strength in (("t_pos", t_pos), ("t_neg", t_neg)):
-            if not strength >= 0:
-                raise ValueError(f"{name} must be at least 0, found {strength}.")
-        for name, weighting in (("attraction", attraction), ("repulsion", repulsion)):
-            if weighting not in get_args(Weighting):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(Weighting))}, found {weighting!r}.")
+        _check_options(t_pos, t_neg, attraction, repulsion)
         self.t_pos, self.t_neg, self.alpha, self.beta = t_pos, t_neg, alpha, beta
         self.detach_weights, self.attraction, self.repulsion = detach_weights, attraction, repulsion
 
@@ -235,19 +242,20 @@ class CACRLoss(Loss):
         """
         stacked = _stacked(views)
         _at_least_two(len(stacked))
-        rows = _by_view(stacked, self.normalize)
-        count, n, _ = rows.shape
-        strength = self.t_pos if self.attraction == "contrastive" else 0.0
-        pull = _own_weights(_own_costs(rows), strength)
-        other = ~torch.eye(count, dtype=torch.bool, device=rows.device)
-        pull = pull.transpose(0, 1)[:, other].view(n, count, count - 1).transpose(0, 1)
-        strength = self.t_neg if self.repulsion == "contrastive" else 0.0
-        kept = other_samples(checked_ids(ids, stacked), Ranks((n,)))[0].to_dense().to(rows.device)
-        push = [
-            _masked_softmax(-strength * torch.cdist(rows[v], rows[u]).square(), kept)
-            for v, u in combinations(range(count), 2)
-        ]
-        return pull, torch.stack(push)
+        kept = other_samples(checked_ids(ids, stacked), Ranks((len(stacked),)))[0].to_dense().to(stacked.device)
+        with torch.autocast(stacked.device.type, enabled=False):
+            rows = _by_view(stacked, self.normalize)
+            count, n, _ = rows.shape
+            strength = self.t_pos if self.attraction == "contrastive" else 0.0
+            pull = _own_weights(_own_costs(rows), strength)
+            other = ~torch.eye(count, dtype=torch.bool, device=rows.device)
+            pull = pull.transpose(0, 1)[:, other].view(n, count, count - 1).transpose(0, 1)
+            strength = self.t_neg if self.repulsion == "contrastive" else 0.0
+            push = [
+                _masked_softmax(-strength * torch.cdist(rows[v], rows[u]).square(), kept)
+                for v, u in combinations(range(count), 2)
+            ]
+            return pull, torch.stack(push)
 
 
 def _masked_softmax(logits: Tensor, kept: Tensor) -> Tensor:

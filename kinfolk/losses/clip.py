@@ -10,7 +10,7 @@ from torch import Tensor
 from kinfolk.distributed import Gather, Ranks
 from kinfolk.losses.base import Loss, checked_ids, other_samples, own_scores, same_shape
 from kinfolk.losses.over_ranks import two_way_over_ranks
-from kinfolk.ops import ready
+from kinfolk.ops import as_scale, ready
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -42,12 +42,12 @@ def clip(
         tensor([0.3133, 0.3133])
     """
     same_shape(image=image, text=text)
-    ids = checked_ids(ids, image)
+    ids, logit_scale = checked_ids(ids, image), one_number(logit_scale, "logit_scale")
     ranks, (x, y) = Ranks.of([image, text], gather=gather, what=f"CLIPLoss{': ids' * (ids is not None)}")
     with torch.autocast(x.device.type, enabled=False):
         (x, normalize), (y, _) = ready(x, normalize=normalize, impl=impl), ready(y, normalize=normalize, impl=impl)
         own = own_scores(x, y, normalize=normalize)
-        own = (logit_scale * own).to(own.dtype)
+        own = as_scale(logit_scale, own) * own
         others, own_left = other_samples(ids, ranks)
         rows, columns = two_way_over_ranks(
             x, y, ranks, scale=logit_scale, mask=others if own_left else None, normalize=normalize, impl=impl
@@ -55,6 +55,20 @@ def clip(
         if own_left:
             rows, columns = torch.logaddexp(rows, own), torch.logaddexp(columns, own)
         return (rows + columns) / 2 - own, torch.ones_like(own, dtype=torch.bool)
+
+
+def one_number(value: float | Tensor, name: str) -> float | Tensor:
+    """Check a scale or bias of logits, a number or a tensor with one element (learnable).
+
+    Example:
+        >>> one_number(torch.zeros(6), "logit_scale")
+        Traceback (most recent call last):
+            ...
+        ValueError: logit_scale must be a number or a tensor with one element, found shape (6,).
+    """
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise ValueError(f"{name} must be a number or a tensor with one element, found shape {tuple(value.shape)}.")
+    return value
 
 
 class CLIPLoss(Loss):
@@ -74,7 +88,8 @@ class CLIPLoss(Loss):
         A scalar, or [n] (mean of the two directions of pair i) for ``reduction="none"``.
 
     Raises:
-        ValueError: for sides of different shapes or an empty batch.
+        TypeError: for float or bool ids.
+        ValueError: for sides of different shapes, a logit_scale of several elements, an empty batch.
 
     Reference:
         Alec Radford, Jong Wook Kim, Chris Hallacy, Aditya Ramesh, Gabriel Goh, Sandhini Agarwal, Girish Sastry, Amanda

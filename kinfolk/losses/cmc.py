@@ -102,6 +102,7 @@ class CMCLoss(Loss):
         gives 0.
 
     Raises:
+        TypeError: for float or bool ids.
         ValueError: for fewer than 2 views, views of different shapes, a core that is none of them, a temperature that
             is not positive, an empty batch.
 

@@ -97,6 +97,7 @@ class DCLLoss(Loss):
         A scalar, or [2n] for ``reduction="none"``. Rows left without any negative do not count.
 
     Raises:
+        TypeError: for float or bool ids.
         ValueError: for n = 1, views of different shapes, a temperature or sigma that is not positive.
 
     Reference:

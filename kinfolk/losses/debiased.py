@@ -73,6 +73,7 @@ class DebiasedInfoNCELoss(Loss):
         A scalar, or [2n] (view-major) for ``reduction="none"``. One sample alone gives 0.
 
     Raises:
+        TypeError: for float or bool ids.
         ValueError: for views of different shapes, a temperature that is not positive, a tau_plus outside [0, 1), an
             empty batch.
 

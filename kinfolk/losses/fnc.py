@@ -55,7 +55,8 @@ def fnc(
     form = f"{mode}, top {top_k}"
     batch = _joined(views, support, ids, normalize=normalize, gather=gather, impl=impl, form=form)
     found = _found(batch, top_k, threshold)
-    return _values(batch, found, inverse(temperature), mode)
+    values, valid = _values(batch, found, inverse(temperature), mode)
+    return values + _doubt(batch), valid
 
 
 def fnc_given(
@@ -151,6 +152,8 @@ def _joined(
 ) -> _Batch:
     refuse_ring("FNCLoss", gather)
     rows = torch.cat(checked_views(views, "FNCLoss"))
+    if isinstance(support, Tensor):
+        raise ValueError(f"support must be a list of views [n, d], found a tensor {tuple(support.shape)}; unbind it.")
     more = {f"support[{v}]": view.detach() for v, view in enumerate(support or [])}
     if more:
         same_shape(**{"views[0]": views[0]}, **more)
@@ -183,6 +186,13 @@ def _found(batch: _Batch, top_k: int, threshold: float) -> Int[Tensor, "n k"]:
     again = pad(columns[:, 1:] == columns[:, :-1], (1, 0))
     values, order = values.masked_fill(again | ~(values > threshold), -torch.inf).topk(k, 1)
     return columns.gather(1, order).masked_fill(values == -torch.inf, -1)
+
+
+def _doubt(batch: _Batch) -> Float[Tensor, " vn"]:
+    """0, and NaN where a sample's support is: it must not pass for one that resembles nothing."""
+    support = batch.queries[len(batch.rows) :] if batch.seen > batch.views else batch.rows[:0].detach()
+    n = len(batch.rows) // batch.views
+    return (0 * support).view(batch.seen - batch.views, n, support.shape[1]).sum((0, 2)).repeat(batch.views)
 
 
 def _others(batch: _Batch) -> PairMask:
@@ -257,6 +267,7 @@ class FNCLoss(Loss):
         A scalar, or [V n] (view-major) for ``reduction="none"``. With two views and nothing found it is NT-Xent.
 
     Raises:
+        TypeError: for float or bool ids.
         ValueError: for fewer than 2 views, views of different shapes, an unknown mode, a temperature that is not
             positive, an empty batch.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -74,8 +75,9 @@ class HardNegativeInfoNCELoss(Loss):
         A scalar, or [2n] (view-major) for ``reduction="none"``. One sample alone gives 0.
 
     Raises:
-        ValueError: for views of different shapes, a temperature that is not positive, a negative beta, a tau_plus
-            outside [0, 1), an empty batch.
+        TypeError: for float or bool ids.
+        ValueError: for views of different shapes, a temperature that is not positive, a negative or infinite beta, a
+            tau_plus outside [0, 1), an empty batch.
 
     Reference:
         Joshua Robinson, Ching-Yao Chuang, Suvrit Sra, Stefanie Jegelka, 2021, Contrastive Learning with Hard Negative
@@ -102,8 +104,8 @@ class HardNegativeInfoNCELoss(Loss):
         impl: Impl = "auto",
     ) -> None:
         super().__init__(reduction=reduction, normalize=normalize, gather=gather, impl=impl)
-        if not beta >= 0:
-            raise ValueError(f"beta must be at least 0, found {beta}.")
+        if not 0 <= beta < math.inf:
+            raise ValueError(f"beta must be at least 0 and finite, found {beta}.")
         self.temperature, self.beta, self.tau_plus = positive(temperature), beta, checked_share(tau_plus)
 
     def forward(self, z0: Tensor, z1: Tensor, ids: Tensor | None = None) -> Tensor:  # type: ignore[override]

@@ -78,21 +78,21 @@ def info_nce(
 def _kept(exclude: Dropped, queries: Tensor, queue: Tensor) -> PairMask | None:
     if exclude is None:
         return None
-    if isinstance(exclude, Tensor):
-        shape = (len(queries), len(queue))
-        if exclude.dtype != torch.bool or exclude.shape != shape:
-            raise ValueError(
-                f"exclude must be bool [n, K] = {shape}, True = dropped, or (query_labels, queue_labels); "
-                f"found {exclude.dtype} of shape {tuple(exclude.shape)}."
-            )
-        return PairMask.from_dense(~exclude)
-    query_labels, queue_labels = exclude
-    query_labels = checked_labels(query_labels, name="query labels")
-    queue_labels = checked_labels(queue_labels, name="queue labels")
-    mask = PairMask.exclude(query_labels, queue_labels)
+    shape = (len(queries), len(queue))
+    if isinstance(exclude, Tensor) and exclude.dtype == torch.bool and exclude.shape == shape:
+        return PairMask.from_dense(~exclude.to(queries.device))
+    if not isinstance(exclude, tuple) or len(exclude) != 2:
+        found = type(exclude).__name__
+        found = f"{exclude.dtype} of shape {tuple(exclude.shape)}" if isinstance(exclude, Tensor) else f"a {found}"
+        raise ValueError(
+            f"exclude must be bool [n, K] = {shape}, True = dropped, or a pair (query_labels, queue_labels), or a list "
+            f"of these; found {found}."
+        )
+    query_labels = checked_labels(exclude[0], name="query labels").to(queries.device)
+    queue_labels = checked_labels(exclude[1], name="queue labels").to(queries.device)
     one_per_row(query_labels, queries, "query labels")
     one_per_row(queue_labels, queue, "queue labels")
-    return mask
+    return PairMask.exclude(query_labels, queue_labels)
 
 
 class InfoNCELoss(Loss):
@@ -119,7 +119,7 @@ class InfoNCELoss(Loss):
         A scalar, or [n] for ``reduction="none"``.
 
     Raises:
-        TypeError: for float or bool labels in ``exclude``.
+        TypeError: for float or bool ids, or labels in ``exclude``.
         ValueError: for shapes that do not fit, a temperature that is not positive, an empty batch.
 
     Reference:

@@ -20,7 +20,7 @@ from kinfolk.losses.base import (
     softplus,
 )
 from kinfolk.losses.over_ranks import refuse_ring
-from kinfolk.ops import listed_products, prepare, row_logsumexp
+from kinfolk.ops import integer_ids, listed_products, prepare, row_logsumexp
 from kinfolk.ops.normalise import NORM_FLOOR
 from kinfolk.ops.reference import masked_logsumexp
 
@@ -80,6 +80,8 @@ def _form(queries: Tensor, negatives: Negatives) -> str:
         if negatives.ndim == 3 and shape[::2] == (n, d):
             return "private"
         found = str(shape)
+    elif not isinstance(negatives, tuple | list) or len(negatives) != 2:
+        found = f"a {type(negatives).__name__}"
     else:
         bank, index = negatives
         if bank.ndim == 2 and bank.shape[1] == d and index.ndim == 2 and len(index) == n:
@@ -94,7 +96,8 @@ def _form(queries: Tensor, negatives: Negatives) -> str:
 def _listed(negatives: Negatives) -> tuple[Float[Tensor, "B d"], Int[Tensor, "n M"]]:
     """Private negatives as rows of one bank."""
     if not isinstance(negatives, Tensor):
-        return negatives
+        bank, index = negatives
+        return bank, integer_ids(index.flatten(), "index").view(index.shape).to(bank.device)
     n, count = negatives.shape[:2]
     return negatives.flatten(0, 1), torch.arange(n * count, device=negatives.device).view(n, count)
 
@@ -138,6 +141,7 @@ class InterCLRLoss(Loss):
         A scalar, or [n] for ``reduction="none"``; at least 0, and 0 for a query without negatives.
 
     Raises:
+        TypeError: for an index or ids that are not integers.
         ValueError: for shapes that do not fit, columns outside the bank, a temperature that is not positive, an empty
             batch.
 

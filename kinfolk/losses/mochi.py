@@ -199,6 +199,7 @@ class MoCHiLoss(Loss):
         A scalar, or [n] for ``reduction="none"``.
 
     Raises:
+        TypeError: for float or bool ids.
         ValueError: for a queue shorter than ``hardest``, shapes that do not fit, negative counts, a temperature that is
             not positive, an empty batch.
 
@@ -226,8 +227,8 @@ class MoCHiLoss(Loss):
         super().__init__(reduction=reduction, normalize=normalize, gather=gather, impl=impl)
         refuse_ring("MoCHiLoss", gather)
         for name, count, least in (("hardest", hardest, 1), ("mixed", mixed, 0), ("query_mixed", query_mixed, 0)):
-            if count < least:
-                raise ValueError(f"{name} must be at least {least}, found {count}.")
+            if isinstance(count, bool) or not isinstance(count, int) or count < least:
+                raise ValueError(f"{name} must be a whole number of at least {least}, found {count!r}.")
         self.temperature = positive(temperature)
         self.hardest, self.mixed, self.query_mixed = hardest, mixed, query_mixed
 

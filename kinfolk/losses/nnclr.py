@@ -75,7 +75,7 @@ def nnclr(
         values = []
         for view, target in zip(views, reversed(targets), strict=True):
             cosine, nearest = row_topk(view.detach(), queue, k=1, normalize=normalize, impl=impl)
-            found = queue[nearest[:, 0]] + 0 * cosine.to(queue.dtype)  # a broken projection finds no sound neighbour
+            found = queue[nearest[:, 0]] + (0 * cosine).to(queue.dtype)  # a broken projection finds no sound neighbour
             values.append(_direction(found, target, ranks, scale, mask, not decoupled, normalize, impl))
         valid = values[0].detach() != -torch.inf
         return torch.stack(values).mean(0), valid
@@ -140,6 +140,7 @@ class NNCLRLoss(Loss):
         A scalar, or [n] for ``reduction="none"``: the mean of sample i's directions. One sample alone gives 0.
 
     Raises:
+        TypeError: for float or bool ids.
         ValueError: for an empty queue, one sample with ``decoupled``, shapes that do not fit, a temperature that is not
             positive, an empty batch.
 

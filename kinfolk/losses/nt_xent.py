@@ -80,6 +80,7 @@ class NTXentLoss(Loss):
         A scalar, or [2n] (view-major) for ``reduction="none"``. One sample alone gives 0.
 
     Raises:
+        TypeError: for float or bool ids.
         ValueError: for views of different shapes, a temperature that is not positive, an empty batch.
 
     Reference:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kinfolk.distributed import Gather, Ranks
 from kinfolk.graphs import LabelGraph, checked_labels
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
     Anchors = tuple[Float[Tensor, " k"], Bool[Tensor, " k"]]
+
+_TERMS = ("labelled", "unlabelled", "novel")
 
 
 def open_con(
@@ -160,7 +162,8 @@ class OpenConLoss(PooledLoss):
     Prototypes, the novelty test and the pseudo-labels are the caller's; `open_world_prior` is the prior term.
 
     Args:
-        temperatures: of the labelled, the unlabelled and the novel term, positive.
+        temperatures: of the labelled, the unlabelled and the novel term, positive numbers, or tensors with one element
+            to learn them.
         weights: of the three terms, at least 0; the attribute may be set anew during training (a ramp).
         reduction: ``"mean"``, or ``"sum"``: the weighted sum of the terms' sums. ``"none"`` is refused.
         normalize, gather, impl: as in `kinfolk.losses.base.Loss`.
@@ -208,8 +211,16 @@ class OpenConLoss(PooledLoss):
                 raise ValueError(f"{name} must be three, for labelled, unlabelled and novel rows; found {len(values)}.")
         if not all(w >= 0 for w in weights):
             raise ValueError(f"weights must be at least 0, found {tuple(weights)}.")
-        self.temperatures = tuple(positive(t) for t in temperatures)
-        self.weights = tuple(weights)
+        self._temperatures, self.weights = tuple(positive(t) for t in temperatures), tuple(weights)
+        for term, temperature in zip(_TERMS, self._temperatures, strict=True):
+            if isinstance(temperature, nn.Parameter):
+                self.register_parameter(f"{term}_temperature", temperature)
+
+    @property
+    def temperatures(self) -> tuple[float | Tensor, ...]:
+        """Of the labelled, the unlabelled and the novel term; parameters are the module's own."""
+        named = zip(_TERMS, self._temperatures, strict=True)
+        return tuple(getattr(self, f"{term}_temperature", constant) for term, constant in named)
 
     def forward(  # type: ignore[override]
         self,
@@ -231,9 +242,11 @@ class OpenConLoss(PooledLoss):
             gather=self.gather,
             impl=self.impl,
         )
+        self.reduce(*(torch.cat(part) for part in zip(*terms, strict=True)))  # warns where no set has an anchor
         means = [self.reduce(values, valid, warn=False) for values, valid in terms]
         return torch.stack([w * mean for w, mean in zip(self.weights, means, strict=True)]).sum()
 
     def extra_repr(self) -> str:
         """Return the options."""
-        return f"{super().extra_repr()}, temperatures={self.temperatures}, weights={self.weights}"
+        temperatures = tuple(round(t.item() if isinstance(t, Tensor) else t, 6) for t in self.temperatures)
+        return f"{super().extra_repr()}, temperatures={temperatures}, weights={self.weights}"

@@ -23,10 +23,13 @@ def checked_queue(queue: Float[Tensor, "K d"], queries: Float[Tensor, "n d"]) ->
         >>> checked_queue(torch.zeros(8, 3), torch.zeros(2, 4))
         Traceback (most recent call last):
             ...
-        ValueError: queue must be [K, d] of the queries' width: (2, 4), (8, 3).
+        ValueError: queue must be [K, d] of the queries' width: queries (2, 4), found queue (8, 3).
     """
     if queue.ndim != 2 or queue.shape[1] != queries.shape[1]:
-        raise ValueError(f"queue must be [K, d] of the queries' width: {tuple(queries.shape)}, {tuple(queue.shape)}.")
+        raise ValueError(
+            f"queue must be [K, d] of the queries' width: queries {tuple(queries.shape)}, "
+            f"found queue {tuple(queue.shape)}."
+        )
     return queue.detach()
 
 

@@ -59,6 +59,8 @@ def pa_co(
     graph = label_graph(embeddings, checked_classes(labels, len(weight)), ids)
     labels = graph.labels.rows
     _same_rows(embeddings, features, weight)
+    if queue is None and not (queue_labels is None and queue_ids is None):
+        raise ValueError("queue_labels and queue_ids belong to a queue, found queue=None.")
     slots = None if queue is None else _slots(checked_queue(queue, embeddings), queue_labels, queue_ids, graph, weight)
     offset = bias if class_counts is None else bias + _log_shares(class_counts, labels).to(bias.device)
     what = f"PaCoLoss: {len(weight)} classes{', ids' * (ids is not None)}{', queue' * (queue is not None)}"
@@ -106,8 +108,9 @@ def _slots(
     labels = batch.labels.rows
     queue_labels = checked_classes(queue_labels, len(weight), name="queue_labels").to(labels.device)
     one_per_row(queue_labels, queue, "queue_labels")
-    empty = torch.zeros(len(queue), device=labels.device).masked_fill(queue_labels == -1, -torch.inf)
-    mask = PairMask.bias(empty, len(labels))
+    empty = queue_labels == -1
+    queue = queue.masked_fill(empty.unsqueeze(1), 0.0)  # what was never written may be NaN
+    mask = PairMask.bias(torch.zeros(len(queue), device=labels.device).masked_fill(empty, -torch.inf), len(labels))
     if queue_ids is not None:
         if batch.ids is None:
             raise ValueError("queue_ids drop slots of the anchor's own sample, and need ids; found ids=None.")
@@ -162,7 +165,7 @@ class PaCoLoss(Loss):
     Raises:
         TypeError: for float or bool labels.
         ValueError: for labels below -1 or beyond the classes, not one per row, a class that has labels but no count,
-            a queue without labels, a temperature that is not positive.
+            a queue without labels or labels without a queue, a temperature that is not positive.
 
     Reference:
         Jiequan Cui, Zhisheng Zhong, Shu Liu, Bei Yu, Jiaya Jia, 2021, Parametric Contrastive Learning; Jiequan Cui,

@@ -56,7 +56,8 @@ def res_com(
     graph, scale = label_graph(embeddings, labels, ids), inverse(temperature)
     counts = checked_counts(class_counts).to(embeddings.device)
     counted_labels(graph.labels.rows, counts)
-    queue, queue_labels = queue.detach(), _checked_queue(embeddings, queue, queue_labels)
+    queue_labels = _checked_queue(embeddings, queue, queue_labels)
+    queue = queue.detach().masked_fill((queue_labels < 0).unsqueeze(1), 0.0)  # what was never written may be NaN
     ranks, (rows,) = Ranks.of([embeddings], gather=gather, what=f"ResComLoss{': ids' * (ids is not None)}")
     if ranks.world > 1 and debugging():
         for constant, name in ((queue, "queue"), (queue_labels, "queue_labels"), (counts, "class_counts")):

@@ -95,6 +95,7 @@ class SCELoss(Loss):
         A scalar, or [n] for ``reduction="none"``; 0 for an empty queue.
 
     Raises:
+        TypeError: for float or bool ids.
         ValueError: for shapes that do not fit, a temperature that is not positive, a coefficient outside [0, 1], an
             empty batch.
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kinfolk.distributed import Gather, Ranks
 from kinfolk.losses.base import Loss, checked_ids, other_samples, own_scores, same_shape, softplus
+from kinfolk.losses.clip import one_number
 from kinfolk.losses.sum_over_ranks import sum_over_ranks
 from kinfolk.ops import PairMask, as_scale, ready
 
@@ -44,6 +45,7 @@ def sig_lip(
     """
     same_shape(image=image, text=text)
     ids = checked_ids(ids, image)
+    logit_scale, logit_bias = one_number(logit_scale, "logit_scale"), one_number(logit_bias, "logit_bias")
     ranks, (x, y) = Ranks.of([image, text], gather=gather, what=f"SigLIPLoss{': ids' * (ids is not None)}")
     with torch.autocast(x.device.type, enabled=False):
         (x, normalize), (y, _) = ready(x, normalize=normalize, impl=impl), ready(y, normalize=normalize, impl=impl)
@@ -99,7 +101,7 @@ class SigLIPLoss(Loss):
 
     Raises:
         TypeError: for float or bool ids.
-        ValueError: for sides of different shapes or an empty batch.
+        ValueError: for sides of different shapes, a logit_scale or logit_bias of several elements, an empty batch.
 
     Reference:
         Xiaohua Zhai, Basil Mustafa, Alexander Kolesnikov, Lucas Beyer, 2023, Sigmoid Loss for Language Image

@@ -45,6 +45,7 @@ def sup_con(
         >>> values, valid
         (tensor([0.6931, 0.6931, 0.0000]), tensor([ True,  True, False]))
     """
+    _check_form(form)
     labels = checked_labels(labels).to(embeddings.device)
     one_per_row(labels, embeddings)
     if ids is not None:
@@ -72,6 +73,11 @@ def sup_con(
             partition, pull = target.logsumexp_and_attraction(rows, ranks.gather(rows), mask=others, **options)
         zero = torch.zeros_like(partition)
         return partition.where(valid, zero) - pull.where(valid, zero), valid
+
+
+def _check_form(form: Form) -> None:
+    if form not in get_args(Form):
+        raise ValueError(f"form must be one of {', '.join(get_args(Form))}, found {form!r}.")
 
 
 def _mean_products(rows: Float[Tensor, "m d"], labels: IdPair, ranks: Ranks, *, normalize: bool) -> Float[Tensor, " m"]:
@@ -106,7 +112,7 @@ class SupConLoss(Loss):
         A scalar, or [m] for ``reduction="none"``; 0 with a graph when no row has a positive.
 
     Raises:
-        TypeError: for float or bool labels.
+        TypeError: for float or bool labels or ids.
         ValueError: for labels below -1 or not one per row, an unknown form, a temperature that is not positive.
 
     Reference:
@@ -129,8 +135,7 @@ class SupConLoss(Loss):
         impl: Impl = "auto",
     ) -> None:
         super().__init__(reduction=reduction, normalize=normalize, gather=gather, impl=impl)
-        if form not in get_args(Form):
-            raise ValueError(f"form must be one of {', '.join(get_args(Form))}, found {form!r}.")
+        _check_form(form)
         self.temperature, self.form = positive(temperature), form
 
     def forward(self, embeddings: Tensor, labels: Tensor, ids: Tensor | None = None) -> Tensor:  # type: ignore[override]

@@ -56,18 +56,21 @@ def unpaired_mmcl(
     with torch.autocast(x.device.type, enabled=False):
         x, y = prepare(x, y, normalize=normalize)
         every_x, every_y = ranks.gather(x), ranks.gather(y)
-        scores = None if scores is None else _checked_scores(scores, ranks)
+        scores = None if scores is None else _checked_scores(scores, ranks).to(x.device)
         if ranks.world == 1:
             rows, columns = two_way_logsumexp(x, y, scale=scale, impl=impl)
         else:
             rows, columns = (row_logsumexp(a, b, scale=scale, impl=impl) for a, b in ((x, every_y), (y, every_x)))
+        if scores is not None:  # a broken teacher is not hidden by the matches it still gives
+            rows = rows.masked_fill(scores.isnan().any(1), torch.nan)
         if matching == "argmax":
             to_y, to_x = _best_of_each(x, y, every_x, every_y, scores, ranks, impl)
             pull = (torch.linalg.vecdot(x, every_y[to_y]).sum() + torch.linalg.vecdot(y, every_x[to_x]).sum()) / 2
         else:
             i, j = _pairs(x, every_x, every_y, scores, ranks, matching)
-            paired = torch.linalg.vecdot(every_x[i.clamp_min(0)], every_y[j.clamp_min(0)]).where(i >= 0, 0.0)
-            pull = ranks.total / ((i >= 0).sum().clamp_min(1) * ranks.world) * paired.sum()  # a share of each rank
+            paired = torch.linalg.vecdot(every_x[i.clamp_min(0)], every_y[j.clamp_min(0)]).masked_fill(i < 0, 0.0)
+            share = (i >= 0).sum().clamp_min(1) * ranks.world  # of each rank, as all of them hold all pairs
+            pull = paired.sum() * ranks.total / share
         return ranks.sum((rows.sum() + columns.sum()) / 2 - (scale * pull).reshape(())), ranks.total
 
 
@@ -133,8 +136,8 @@ class UnpairedMMCLLoss(PooledLoss):
       ``L = 1/2B [sum_i lse_j s_ij + sum_j lse_i s_ij - 2 B/|E| sum_E s_ij]``. A row may be in several pairs or in none.
       Scores of -inf are no pairs.
     - ``"argmax"``: every row with its best column, and every column with its best row, each in its own direction.
-    - ``"assignment"``: E = the one-to-one assignment with the largest sum of scores; needs SciPy and B^2 numbers, and
-      `torch.compile` does not take it.
+    - ``"assignment"``: E = the one-to-one assignment with the largest sum of scores, all its own finite; needs SciPy
+      and B^2 numbers, and `torch.compile` does not take it.
 
     With E the true pairs it is CLIP's loss at ``logit_scale = 1 / temperature``. The choice carries no gradient, the
     values do. A loss on its own matches locks onto its errors: fit on some pairs first, or take a fitted teacher's
@@ -148,8 +151,8 @@ class UnpairedMMCLLoss(PooledLoss):
 
     Call:
         x, y: rows of the two modalities, [n, d] each. On several ranks matches are found in the joined batch.
-        scores: [B, B], a teacher's, finite or -inf; on several ranks the own rows of x by the rows of y of all. None =
-            the products of x and y, never stored except for ``"assignment"``.
+        scores: [B, B], a teacher's, finite or -inf (NaN gives NaN); on several ranks the own rows of x by the rows of y
+            of all. None = the products of x and y, never stored except for ``"assignment"``.
         ids: sample ids [n], checked only: places, and what stands there, do not enter.
 
     Returns:
@@ -158,7 +161,8 @@ class UnpairedMMCLLoss(PooledLoss):
     Raises:
         TypeError: for scores that are not float, or ids that are no integers.
         ValueError: for sides of different shapes, scores of another shape, an unknown matching, ``reduction="none"``, a
-            temperature that is not positive, an empty batch.
+            temperature that is not positive, an empty batch; for ``"assignment"`` where every one-to-one assignment
+            takes a score of -inf or NaN.
         ImportError: for ``"assignment"`` without SciPy.
 
     Reference:

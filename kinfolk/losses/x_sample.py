@@ -84,6 +84,7 @@ class XSampleLoss(Loss):
         A scalar, or [m] for ``reduction="none"``.
 
     Raises:
+        TypeError: for float or bool ids.
         ValueError: for relations that do not fit, temperatures that are not positive.
 
     Reference:

@@ -76,7 +76,8 @@ def match(
 
     Raises:
         TypeError: for scores that are not float.
-        ValueError: for shapes that do not fit, an unknown ``how``, a temperature that is not positive.
+        ValueError: for shapes that do not fit, an unknown ``how``, a temperature that is not positive; for
+            ``"assignment"`` where every assignment takes a score that is not finite.
         ImportError: for ``"assignment"`` without SciPy.
 
     Warns:
@@ -147,7 +148,13 @@ def assigned(scores: MatrixScores | ProductScores) -> Int[Tensor, " n"]:
     except ImportError as missing:
         raise ImportError('how="assignment" needs SciPy: pip install "kinfolk[train]", or how="sinkhorn".') from missing
     matrix = scores.block(slice(None))
-    rows, columns = linear_sum_assignment(matrix.double().cpu().numpy(), maximize=True)
+    try:
+        rows, columns = linear_sum_assignment(matrix.double().cpu().numpy(), maximize=True)
+    except ValueError as impossible:
+        raise ValueError(
+            f'how="assignment" needs a one-to-one assignment of finite scores; of {tuple(matrix.shape)} scores found '
+            f"{int(matrix.isnan().sum())} NaN and {int(matrix.isinf().sum())} infinite."
+        ) from impossible
     index = torch.full((len(matrix),), -1, dtype=torch.int64)
     index[torch.as_tensor(rows)] = torch.as_tensor(columns)
     return index.to(matrix.device)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def svd_solution(
-    x: Float[Tensor, "n a"], y: Float[Tensor, "n b"], *, rank: int, rho: float = 1.0
+    x: Float[Tensor, "n a"], y: Float[Tensor, "n b"], rank: int, rho: float = 1.0
 ) -> tuple[Float[Tensor, "r a"], Float[Tensor, "r b"]]:
     """Return the linear maps that minimise the linear loss plus ``rho / 2 ||G1^T G2||_F^2``.
 

@@ -308,7 +308,7 @@ def test_temperature_of_one_element_in_any_shape_and_precision(name: str) -> Non
     """A half-precision temperature has its own value, but its inverse is not rounded to half again."""
     case = CASES[name]
     call = case.random(6, 4, torch.float32)
-    for temperature in (torch.tensor([0.013]), torch.tensor(0.013, dtype=torch.bfloat16), torch.tensor(0.013).half()):
+    for temperature in (torch.tensor([[0.013]]), torch.tensor(0.013, dtype=torch.bfloat16), torch.tensor(0.013).half()):
         exact, got = case.value(call, temperature=float(temperature)), case.value(call, temperature=temperature)
         assert got.shape == ()
         assert got.dtype == torch.float32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import re
 from pathlib import Path
@@ -30,6 +31,11 @@ def with_an_identity(source: str) -> set[str]:
     return found
 
 
+@functools.cache
+def all_identities() -> set[str]:
+    return set().union(*(with_an_identity(path.read_text()) for path in HERE.glob("test_losses_*.py")))
+
+
 def rows_of_the_docs(text: str) -> dict[str, list[str]]:
     """The first table's cells by the class in its first column."""
     rows = re.findall(r"^\| `(\w+Loss)` \|(.*)\|$", text, re.MULTILINE)
@@ -39,7 +45,7 @@ def rows_of_the_docs(text: str) -> dict[str, list[str]]:
 @pytest.mark.parametrize("name", NAMES)
 def test_loss_has_everything(name: str) -> None:
     build = getattr(losses, name)
-    identities = with_an_identity("\n".join(path.read_text() for path in sorted(HERE.glob("test_losses_*.py"))))
+    identities = all_identities()
     cases = [case for case, row in CASES.items() if row.build is build]
     assert cases, f"{name} has no row in the battery"
     assert identities <= losses_of(losses), f"no such loss: {identities - losses_of(losses)}"

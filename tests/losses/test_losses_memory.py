@@ -1,7 +1,9 @@
-"""Every loss keeps linear memory in a fresh process, and the judge fails its dense form."""
+"""Every loss keeps linear memory in a process of its own, and the judge fails a dense form."""
 
 from __future__ import annotations
 
+import functools
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -15,39 +17,57 @@ N = 3072  # samples; two views make 6,144 rows, and one float32 matrix of their 
 ALLOWED = 100e6
 
 SCRIPT = r"""
-import re, sys, torch
+import json, os, re, sys, torch
 from kinfolk import graphs, losses
 torch.set_num_threads(1)
-call, impl, n = sys.argv[1], sys.argv[2], int(sys.argv[3])
+calls, n = json.loads(sys.argv[1]), int(sys.argv[2])
 def peak():
-    return int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read()).group(1))
-def step(n):
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read()).group(1))
+def step(call, impl, n):
     a, b = torch.randn(2, n, 64).requires_grad_()
     eval(call, {"losses": losses, "graphs": graphs, "torch": torch, "impl": impl, "a": a, "b": b}).backward()
-step(64)
-before = peak()
-step(n)
-print((peak() - before) * 1024)
+step("losses.NTXentLoss()(a, b)", "auto", 64)
+for name, (call, impl) in calls.items():
+    if not (child := os.fork()):
+        step(call, impl, 64)
+        before = peak()
+        step(call, impl, n)
+        print(json.dumps([name, peak() - before]), flush=True)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if status:
+        sys.exit(f"{name} failed")
 """
+"""One interpreter, whose copy (a fork) measures each loss: the peak is a process's own, the imports are shared."""
 
 
-def growth(name: str, impl: str) -> int:
+def growth(calls: dict[str, tuple[str, str]]) -> dict[str, int]:
     """Bytes by which the peak resident size grows over a forward and a backward pass."""
     if not Path("/proc/self/status").exists():
         pytest.skip("peak memory is read from /proc, which this system has not")
-    command = [sys.executable, "-c", SCRIPT, MEMORY[name], impl, str(N)]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout)
+    command = [sys.executable, "-c", SCRIPT, json.dumps(calls), str(N)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=580)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(line) for line in done.stdout.splitlines())
+
+
+@functools.cache
+def found() -> dict[str, int]:
+    calls = {name: (call, "auto") for name, call in MEMORY.items()}
+    first = growth(calls)
+    again = {name: calls[name] for name, grown in first.items() if grown >= ALLOWED}  # the system's own noise
+    second = growth(again) if again else {}
+    return {name: min(grown, second.get(name, grown)) for name, grown in first.items()}
 
 
 def test_every_loss_is_measured() -> None:
     assert MEMORY.keys() == losses_of(losses)
 
 
-@pytest.mark.parametrize("name", MEMORY)
-def test_memory_is_linear(name: str) -> None:
-    attempts = (growth(name, "auto") for _ in range(2))  # the system's own noise: a second one only if need be
-    assert any(grown < ALLOWED for grown in attempts)
+def test_memory_is_linear() -> None:
+    assert found().keys() == MEMORY.keys()
+    assert {name: grown for name, grown in found().items() if grown >= ALLOWED} == {}
 
 
 def test_the_dense_form_is_caught() -> None:
-    assert growth("NTXentLoss", "reference") > ALLOWED
+    assert growth({"dense": (MEMORY["NTXentLoss"], "reference")})["dense"] > ALLOWED

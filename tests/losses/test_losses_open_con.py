@@ -65,6 +65,7 @@ def test_opencon_s_sets_never_meet(impl: str) -> None:
         assert moved.tolist() == members.tolist()
 
 
+@pytest.mark.filterwarnings("ignore:.*no anchor")
 @EVERY_IMPL
 def test_opencon_s_empty_sets_are_zero_with_a_graph(impl: str) -> None:
     x = leaf(STACKED[:6])

@@ -96,3 +96,11 @@ def test_xsample_with_tiny_graph_temperature_does_not_cancel(impl: str) -> None:
         value, losses.GraphContrastiveLoss(temperature=0.1)(STACKED, STACKED, target.double(), mask=NOT_SELF), atol=1e-6
     )
     assert torch.isfinite(slope(value, x)).all()
+
+
+@EVERY_IMPL
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_xsample_does_not_hide_a_broken_side_embedding(broken: float, impl: str) -> None:
+    side = fixture.side_embeddings()
+    side[3, 0] = broken
+    assert not torch.isfinite(losses.XSampleLoss(impl=impl)(STACKED, side))
