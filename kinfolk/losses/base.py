@@ -111,8 +111,7 @@ def positive(value: float | Tensor, name: str = "temperature") -> float | Tensor
         >>> positive(0.1)
         0.1
     """
-    if isinstance(value, Tensor) and value.numel() != 1:
-        raise ValueError(f"{name} must be a number or a tensor with one element, found shape {tuple(value.shape)}.")
+    one_number(value, name)
     if isinstance(value, Tensor) and torch.compiler.is_compiling():
         return value
     number = float(value.detach()) if isinstance(value, Tensor) else value
@@ -132,6 +131,20 @@ def inverse(temperature: float | Tensor) -> float | Tensor:
     if isinstance(temperature, Tensor):
         temperature = (temperature.float() if temperature.element_size() < 4 else temperature).reshape(())
     return 1 / temperature
+
+
+def one_number(value: float | Tensor, name: str) -> float | Tensor:
+    """Check a scale or bias of logits, a number or a tensor with one element (learnable).
+
+    Example:
+        >>> one_number(torch.zeros(6), "logit_scale")
+        Traceback (most recent call last):
+            ...
+        ValueError: logit_scale must be a number or a tensor with one element, found shape (6,).
+    """
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise ValueError(f"{name} must be a number or a tensor with one element, found shape {tuple(value.shape)}.")
+    return value
 
 
 def same_shape(**tensors: Tensor) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kinfolk.distributed import Gather, Ranks
-from kinfolk.losses.base import Loss, checked_ids, other_samples, own_scores, same_shape
+from kinfolk.losses.base import Loss, checked_ids, one_number, other_samples, own_scores, same_shape
 from kinfolk.losses.over_ranks import two_way_over_ranks
 from kinfolk.ops import as_scale, ready
 
@@ -55,20 +55,6 @@ def clip(
         if own_left:
             rows, columns = torch.logaddexp(rows, own), torch.logaddexp(columns, own)
         return (rows + columns) / 2 - own, torch.ones_like(own, dtype=torch.bool)
-
-
-def one_number(value: float | Tensor, name: str) -> float | Tensor:
-    """Check a scale or bias of logits, a number or a tensor with one element (learnable).
-
-    Example:
-        >>> one_number(torch.zeros(6), "logit_scale")
-        Traceback (most recent call last):
-            ...
-        ValueError: logit_scale must be a number or a tensor with one element, found shape (6,).
-    """
-    if isinstance(value, Tensor) and value.numel() != 1:
-        raise ValueError(f"{name} must be a number or a tensor with one element, found shape {tuple(value.shape)}.")
-    return value
 
 
 class CLIPLoss(Loss):

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from kinfolk.distributed import Gather, Ranks
-from kinfolk.losses.base import Loss, checked_ids, other_samples, own_scores, same_shape, softplus
-from kinfolk.losses.clip import one_number
+from kinfolk.losses.base import Loss, checked_ids, one_number, other_samples, own_scores, same_shape, softplus
 from kinfolk.losses.sum_over_ranks import sum_over_ranks
 from kinfolk.ops import PairMask, as_scale, ready
 

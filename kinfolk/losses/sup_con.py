@@ -95,8 +95,8 @@ class SupConLoss(Loss):
     """Supervised contrastive loss, ``loss(embeddings, labels)`` over the rows of all views.
 
     All positives stay in the partition and only the anchor itself leaves it. Without labels in common a row is no
-    anchor but still a candidate for the others. ``in <= out`` for every anchor. Nothing is multiplied by the
-    temperature, as some codes do.
+    anchor but still a candidate for the others: backgrounds of images (ExConB) go in as further rows of label -1 and an
+    id of their own. ``in <= out`` for every anchor. Nothing is multiplied by the temperature, as some codes do.
 
     Args:
         temperature: positive number, or a tensor with one element to learn it.
@@ -117,7 +117,9 @@ class SupConLoss(Loss):
 
     Reference:
         Prannay Khosla, Piotr Teterwak, Chen Wang, Aaron Sarna, Yonglong Tian, Phillip Isola, Aaron Maschinot, Ce Liu,
-        Dilip Krishnan, 2020, Supervised Contrastive Learning.
+        Dilip Krishnan, 2020, Supervised Contrastive Learning; Zhibo Zhang, Jongseong Jang, Chiheb Trabelsi, Ruiwen Li,
+        Scott Sanner, Yeonjeong Jeong, Dongsub Shim, 2021, ExCon: Explanation-driven Supervised Contrastive Learning for
+        Image Classification (backgrounds).
 
     Example:
         >>> SupConLoss(temperature=1.0)(torch.eye(3), torch.tensor([0, 0, 1]))
