@@ -10,7 +10,7 @@ import torch
 from primitive_cases import PRIMITIVES, random_pair
 from torch import Tensor
 
-from kinfolk import losses, ops
+from kinfolk import ops
 from kinfolk.ops import PairMask
 from kinfolk.ops.chunked import logsumexp, two_way
 
@@ -62,22 +62,6 @@ MADE_INSIDE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 @pytest.mark.parametrize("name", MADE_INSIDE)
 def test_masks_made_inside(name: str) -> None:
     check(MADE_INSIDE[name], *random_pair(12, 12, 4))
-
-
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "NTXentLoss": lambda x, y: losses.NTXentLoss()(x, y),
-    "DCLLoss": lambda x, y: losses.DCLLoss(sigma=0.5)(x, y),
-    "InfoNCELoss": lambda x, y: losses.InfoNCELoss()(x, y, y),
-    "SupConLoss": lambda x, y: losses.SupConLoss()(x, LABELS) + losses.SupConLoss(form="in")(y, LABELS),
-    "XSampleLoss": lambda x, y: losses.XSampleLoss()(x, y.detach()),
-    "CLIPLoss": lambda x, y: losses.CLIPLoss()(x, y, 10.0),
-    "CACRLoss": lambda x, y: losses.CACRLoss()([x, y]),
-}
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_losses(name: str) -> None:
-    check(LOSSES[name], *random_pair(12, 12, 4))
 
 
 def test_operators_keep_torchs_contract() -> None:
