@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from kinfolk.distributed import Gather, Ranks
-from kinfolk.losses.base import Impl, Loss, Reduction, checked_ids, other_samples, same_shape
+from kinfolk.losses.base import Impl, Loss, Reduction, checked_ids, other_samples
 from kinfolk.losses.over_ranks import refuse_ring
+from kinfolk.losses.views import checked_views
 from kinfolk.ops import PairMask, prepare, row_softmax_mean
 
 if TYPE_CHECKING:
@@ -86,11 +87,7 @@ def _check_options(t_pos: float, t_neg: float, attraction: Weighting, repulsion:
 
 
 def _stacked(views: Sequence[Tensor]) -> Float[Tensor, "n v d"]:
-    if isinstance(views, Tensor) or len(views) < 2:
-        found = tuple(views.shape) if isinstance(views, Tensor) else f"{len(views)} view"
-        raise ValueError(f"CACRLoss needs a list of at least 2 views, each [n, d]; found {found}.")
-    same_shape(**{f"views[{v}]": view for v, view in enumerate(views)})
-    return torch.stack(list(views), 1)
+    return torch.stack(checked_views(views, "CACRLoss"), 1)
 
 
 def _at_least_two(n: int) -> None:

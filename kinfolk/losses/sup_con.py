@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from kinfolk.distributed import Gather, Ranks
-from kinfolk.graphs import LabelGraph, checked_labels
-from kinfolk.losses.base import Impl, Loss, Reduction, inverse, one_per_row, positive
+from kinfolk.losses.base import Impl, Loss, Reduction, inverse, positive
+from kinfolk.losses.labelled import label_graph
 from kinfolk.losses.over_ranks import logsumexp_over_ranks, refuse_ring
-from kinfolk.ops import PairMask, integer_ids, prepare
+from kinfolk.ops import PairMask, prepare
 from kinfolk.ops.masks import IdPair
 
 if TYPE_CHECKING:
@@ -46,19 +46,15 @@ def sup_con(
         (tensor([0.6931, 0.6931, 0.0000]), tensor([ True,  True, False]))
     """
     _check_form(form)
-    labels = checked_labels(labels).to(embeddings.device)
-    one_per_row(labels, embeddings)
-    if ids is not None:
-        one_per_row(ids, embeddings, "ids")
-        ids = integer_ids(ids).to(embeddings.device)
-        if form == "out":
-            refuse_ring('SupConLoss(form="out") with ids', gather)
+    local = label_graph(embeddings, labels, ids)
+    if ids is not None and form == "out":
+        refuse_ring('SupConLoss(form="out") with ids', gather)
     scale = inverse(temperature)
     ranks, (rows,) = Ranks.of([embeddings], gather=gather, what=f"SupConLoss: {form}{', ids' * (ids is not None)}")
     options: dict[str, Any] = {"scale": scale, "normalize": normalize, "impl": impl}
     with torch.autocast(rows.device.type, enabled=False):
         others = PairMask.exclude_self(len(rows), ranks.total, offset=ranks.offset)
-        graph = LabelGraph(labels, ids).gathered(ranks)
+        graph = local.gathered(ranks)
         target = graph.row_normalised(others)
         valid = target.has_target.to(rows.device)
         if form == "in":
