@@ -1,8 +1,11 @@
 """Data: sources of images, augmented views, samplers, and relations between samples."""
 
+from kinfolk.data.cache import CachedSource as CachedSource
+from kinfolk.data.cache import cached as cached
 from kinfolk.data.inspection import format_inspection as format_inspection
 from kinfolk.data.inspection import inspect_source as inspect_source
-from kinfolk.data.loader import batches as batches
+from kinfolk.data.loader import BatchReader as BatchReader
+from kinfolk.data.loader import resident as resident
 from kinfolk.data.prepare import prepare as prepare
 from kinfolk.data.relations import ClassTable as ClassTable
 from kinfolk.data.relations import ClassTableConfig as ClassTableConfig
@@ -33,6 +36,8 @@ from kinfolk.data.views import to_float as to_float
 __all__ = [
     "ArraySource",
     "ArraysConfig",
+    "BatchReader",
+    "CachedSource",
     "ClassBalancedSampler",
     "ClassTable",
     "ClassTableConfig",
@@ -49,7 +54,7 @@ __all__ = [
     "Splits",
     "ViewMaker",
     "ViewsConfig",
-    "batches",
+    "cached",
     "digits_views",
     "drawing_views",
     "fashion_views",
@@ -57,6 +62,7 @@ __all__ = [
     "inspect_source",
     "photo_views",
     "prepare",
+    "resident",
     "simclr_views",
     "temperature_for_perplexity",
     "to_float",

@@ -72,7 +72,7 @@ def read_material(folder: Path, *, seed: int) -> Material:
     """
     run = Run(folder)
     config = run.config
-    splits = config.source.load()
+    splits = config.load()
     encoder = load_encoder(run) if (folder / "encoder.yaml").is_file() else None
     sample = None
     if encoder is not None and len(splits.test):

@@ -39,7 +39,7 @@ def overview(run: str | os.PathLike[str], path: str | Path | None = None, *, see
         FileNotFoundError: `run` is not the folder of a finished run.
     """
     read = Run(Path(run))
-    splits = read.config.source.load()
+    splits = read.config.load()
     sample = take_sample(splits.test, load_encoder(read), count=800, seed=seed)
     groups, bars = few_label_bars(evaluation_rows(read.records))
     return draw_overview(

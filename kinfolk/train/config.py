@@ -15,6 +15,7 @@ from kinfolk.data import (
     FashionMNISTConfig,
     ImageFolderConfig,
     SideEmbeddingsConfig,
+    Splits,
     ViewsConfig,
 )
 from kinfolk.evals import EvaluationConfig
@@ -60,6 +61,8 @@ class TrainConfig:
     """The training method and its loss."""
     relation: RelationConfig | None = None
     """How samples relate beyond their own views, for methods that take a similarity graph."""
+    derived: tuple[Any, ...] = ()
+    """What is made of the source before training, in order: an imbalanced, noisy, biased or open-world version."""
     optimizer: OptimizerConfig = field(default_factory=AdamWConfig)
     """How weights are updated."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -86,6 +89,10 @@ class TrainConfig:
     """How a batch is drawn: a shuffled pass, or the same number of samples of every class."""
     workers: int = 0
     """Processes that read images beside the training process."""
+    cache: Literal["auto", "memory", "disk", "none"] = "auto"
+    """Where decoded images are kept for later epochs; auto means in memory if they fit."""
+    cache_limit_mb: int = 4096
+    """Largest size of the decoded images that auto keeps, in MiB."""
     device: str = "auto"
     """Where to train: auto, cpu or cuda."""
     checkpoint_every_epochs: int = 10
@@ -95,10 +102,17 @@ class TrainConfig:
     log_every: int = 10
     """Steps between two records in metrics.jsonl."""
 
+    def load(self) -> Splits:
+        """Load the source and derive from it what the config names, in order."""
+        splits = self.source.load()
+        for derived in self.derived:
+            splits = derived.apply(splits)
+        return splits
+
     def __post_init__(self) -> None:
         _at_least(1, batch_size=self.batch_size, epochs=self.epochs, log_every=self.log_every)
         _at_least(1, checkpoint_every_epochs=self.checkpoint_every_epochs)
-        _at_least(0, seed=self.seed, workers=self.workers)
+        _at_least(0, seed=self.seed, workers=self.workers, cache_limit_mb=self.cache_limit_mb)
         for name in ("checkpoint_every_steps", "chunk_size", "max_steps_per_epoch"):
             if getattr(self, name) is not None:
                 _at_least(1, **{name: getattr(self, name)})
@@ -107,7 +121,8 @@ class TrainConfig:
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm must be positive or None, found {self.clip_norm}")
         for name, choices in (("precision", ("auto", "fp32", "bf16")), ("sampler", ("plain", "class-balanced")),
-                              ("device", ("auto", "cpu", "cuda"))):  # fmt: skip
+                              ("device", ("auto", "cpu", "cuda")),
+                              ("cache", ("auto", "memory", "disk", "none"))):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}; found {getattr(self, name)!r}")
 

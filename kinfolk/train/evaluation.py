@@ -33,7 +33,7 @@ def evaluate_run(run: str | os.PathLike[str], *, source: SourceConfig | None = N
         ValueError: If the other data's images have another number of channels.
     """
     folder, encoder, config = Path(run), load_encoder(run), load_config(Path(run))
-    splits = (source or config.source).load()
+    splits = config.load() if source is None else source.load()
     _check_channels(run, splits)
     records = measure(config, encoder, splits)
     file = Run(folder).evals_file if source is None else folder / f"evals-{source.kind}.json"
@@ -45,7 +45,7 @@ def measure(config: TrainConfig, encoder: nn.Module, splits: Splits) -> list[Rec
     """Run the config's protocols on an encoder and the baselines; the untrained one has the run's initial weights."""
     return evaluate(
         encoder,
-        splits,
+        Splits(splits.reference, splits.test),
         config.evaluation,
         untrained=build_encoder(config, splits.train).eval(),
         view_maker=ViewMaker(config.views, seed=config.seed),
@@ -56,7 +56,9 @@ def measure(config: TrainConfig, encoder: nn.Module, splits: Splits) -> list[Rec
 
 def left_out(config: TrainConfig, splits: Splits) -> tuple[str, ...]:
     """What `measure` leaves out of these splits, and why."""
-    return evaluation_notes(splits, config.evaluation, view_maker=ViewMaker(config.views, seed=config.seed))
+    return evaluation_notes(
+        Splits(splits.reference, splits.test), config.evaluation, view_maker=ViewMaker(config.views, seed=config.seed)
+    )
 
 
 def labels_used(config: TrainConfig) -> Any:

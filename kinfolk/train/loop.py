@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import kinfolk
 from kinfolk import distributed
-from kinfolk.data import Splits, ViewMaker, batches
+from kinfolk.data import BatchReader, Splits, ViewMaker, cached, resident
 from kinfolk.data.counter import counter_seed
 from kinfolk.nn import encoder_dim, synchronise_batch_norm
 from kinfolk.train.batches import make_batch, make_sampler
@@ -83,7 +83,7 @@ def fit(
 
     # What is trained, and on what.
     seed_everything(config.seed)
-    splits = config.source.load()
+    splits = config.load()
     source = splits.train
     views = ViewMaker(config.views, seed=config.seed)
     encoder = build_encoder(config, source)
@@ -113,8 +113,11 @@ def fit(
     metrics = MetricsFile(run.metrics_file, enabled=main)
     negatives = method.negatives(samples=config.batch_size, views=config.views.count)
     progress = Progress(total_steps=total_steps, done=position.step, enabled=main, negatives=negatives)
+    kept = cached(source, where=config.cache, limit_mb=config.cache_limit_mb)
+    reader = BatchReader(resident(kept, accelerator.device), sampler, workers=config.workers)
+    skipped: set[str] = set()
 
-    with metrics, progress:
+    with metrics, progress, reader:
         facts = {"device": accelerator.device.type, "precision": precision, "processes": accelerator.num_processes}
         facts |= {"kinfolk": kinfolk.__version__, "torch": torch.__version__}
         step = logged_step = position.step
@@ -125,8 +128,10 @@ def fit(
 
         for epoch in range(position.epoch, config.epochs):
             steps = range(position.step_in_epoch if epoch == position.epoch else 0, steps_per_epoch)
-            reader = batches(source, sampler, epoch, start_step=steps.start, workers=config.workers)
-            for step_in_epoch, data in zip(steps, reader, strict=False):
+            for step_in_epoch, data in zip(steps, reader.epoch(epoch, start_step=steps.start), strict=False):
+                if unreadable := set(data.pop("skipped", ())) - skipped:
+                    skipped |= unreadable
+                    metrics.write("skipped", step=step, samples=sorted(unreadable))
                 batch = make_batch(data, views, epoch=epoch, device=accelerator.device)
                 if step == 0 and method.relation is not None:
                     ids = distributed.all_gather(batch["ids"])
@@ -165,6 +170,8 @@ def fit(
                     if main:
                         save_checkpoint(run.checkpoints, method, optimizer, position=where, random=states)
 
+        if skipped:
+            progress.note(f"{len(skipped)} samples could not be read and were replaced by the next; see metrics.jsonl")
         if main:
             progress.note("evaluating")
             _finish(run, config, splits, encoder=method.encoder, metrics=metrics, step=step,

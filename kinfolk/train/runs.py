@@ -210,7 +210,7 @@ def load_method(run: str | os.PathLike[str]) -> Method:
     found = checkpoints(Path(run) / "checkpoints")
     if not found:
         raise FileNotFoundError(f"{Path(run)} has no complete checkpoint")
-    method = build_method(config, config.source.load().train)
+    method = build_method(config, config.load().train)
     restore_checkpoint(found[-1], method)
     return method.eval()
 

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kinfolk.data.relations.base import Relation
-from kinfolk.data.sources.base import Source, check_labels
+from kinfolk.data.relations.base import Relation, check_perplexity, check_temperature
+from kinfolk.data.relations.known import check_source
+from kinfolk.data.sources.base import Source
+from kinfolk.data.sources.columns import check_labels
 from kinfolk.graphs import ClassGraph
 
 if TYPE_CHECKING:
@@ -90,11 +92,14 @@ class ClassTableConfig:
     path: str | None = None
     within: float = 0.5
     temperature: float = 0.1
+    perplexity: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "groups", tuple(tuple(group) for group in self.groups))  # YAML reads lists
         if self.groups and self.path is not None:
             raise ValueError(f"give groups or a path, not both; found groups={self.groups} and path={self.path!r}")
+        check_temperature(self.temperature)
+        check_perplexity(self.perplexity)
 
     def build(self, source: Source) -> ClassTable:
         """Build the relation over a source's samples.
@@ -103,6 +108,7 @@ class ClassTableConfig:
             ValueError: when the source has no labels, a group names no class of it, or the table has another size.
             FileNotFoundError: when there is no such file.
         """
+        check_source(source, needed_for="a class table")
         if source.labels is None:
             raise ValueError(f"a class table needs labels, and {source.name!r} has none; use side embeddings instead")
         classes = int(source.labels.max()) + 1 if source.class_names is None else len(source.class_names)
@@ -112,7 +118,7 @@ class ClassTableConfig:
             table = _read_table(Path(self.path), classes)
         else:
             table = image_similarities(source, classes)
-        return ClassTable(source.ids, source.labels, table, self.temperature)
+        return ClassTable(source.ids, source.labels, table, self.temperature).with_perplexity(self.perplexity)
 
 
 def group_similarities(

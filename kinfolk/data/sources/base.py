@@ -3,51 +3,98 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from kinfolk.data.sources.columns import Column, check_columns, check_ids, take_columns
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8
 
-_SINGULAR = {"images": "image", "ids": "id", "labels": "label", "bias_labels": "bias_label"}
+_SINGULAR = {"images": "image", "ids": "id", "times": "time", "groups": "group"}
 
 
 class Source(Dataset, ABC):
     """A map-style data set of decoded images with stable ids; abstract.
 
-    A concrete source sets the attributes below and implements `fetch`.
+    A concrete source sets the attributes below and implements `read`. What is known beside the images lies in
+    `columns`, under the names that a batch has:
+
+    ============== ==================== ============================================================================
+    `labels`       int64 ``[N]``        classes, -1 = unlabelled
+    `bias_labels`  int64 ``[N]``        a nuisance factor such as the background or the hand, -1 = unknown
+    `true_labels`  int64 ``[N]``        what `labels` were before some were hidden or made wrong; never for training
+    `groups`       int64 ``[N]``        samples of one group show the same thing, -1 = in no group
+    `text`         list of str          captions
+    `text_embedding` float ``[N, e]``   one row per caption
+    `attributes`   float ``[N, a]``     any numbers
+    `hierarchy`    list of str          a path from the root, ``"animal/dog/poodle"``
+    `times`        float64 ``[N]``      a real value by which samples are near or far
+    `saliency`     uint8 ``[N,1,H,W]``  255 where the foreground is
+    ============== ==================== ============================================================================
 
     Attributes:
         name: what the log and the report call it.
         ids: int64 ``[N]``, unique within the source.
-        labels: int64 ``[N]`` with -1 for unlabelled, or None.
+        columns: what is known beside the images, one entry per sample.
         class_names: one name per class, or None.
-        channels: 1 (grey), 3 (RGB) or 4 (RGBA).
-        image_size: ``(H, W)``, the same for every image.
-        in_memory: whether `fetch` only indexes tensors; the loader starts no worker processes then.
+        channels: 1 (grey), 3 (RGB) or 4 (RGBA); for a table the number of its features.
+        image_size: ``(H, W)``, the same for every image; (1, 1) for a table.
+        in_memory: whether `read` only indexes tensors; the loader starts no worker processes then.
     """
 
     name: str
     ids: Tensor
-    labels: Tensor | None
+    columns: dict[str, Column]
     class_names: tuple[str, ...] | None
     channels: int
     image_size: tuple[int, int]
     in_memory: bool = False
 
     @abstractmethod
+    def read(self, indices: Int[Tensor, " b"]) -> UInt8[Tensor, "b c h w"]:
+        """Read the images of samples by position, uint8; the rows of a table are float32 ``[b, F, 1, 1]``."""
+
     def fetch(self, indices: Int[Tensor, " b"]) -> dict[str, Any]:
         """Read samples by position.
 
         Returns:
-            ``"images"`` uint8 ``[b, C, H, W]`` and ``"ids"`` int64 ``[b]``; where known ``"labels"`` and
-            ``"bias_labels"`` int64 ``[b]``, ``"text"`` (list of str) and ``"text_embedding"`` float ``[b, e]``.
+            ``"images"`` uint8 ``[b, C, H, W]``, ``"ids"`` int64 ``[b]``, and every column.
         """
+        return {"images": self.read(indices), **self.describe(indices)}
+
+    def describe(self, indices: Int[Tensor, " b"]) -> dict[str, Any]:
+        """Return what is known about samples beside their images; no image is decoded."""
+        return {"ids": self.ids[indices], **take_columns(self.columns, indices)}
+
+    def subset(self, indices: Int[Tensor, " k"], *, name: str | None = None) -> Source:
+        """Return the samples at these positions as a source of their own; ids and class names stay what they were."""
+        return Subset(self, indices, name=name)
+
+    @property
+    def labels(self) -> Tensor | None:
+        """Classes, int64 ``[N]`` with -1 for unlabelled, or None."""
+        return cast("Tensor | None", self.columns.get("labels"))
+
+    @property
+    def bias_labels(self) -> Tensor | None:
+        """A nuisance factor, int64 ``[N]`` with -1 for unknown, or None."""
+        return cast("Tensor | None", self.columns.get("bias_labels"))
+
+    @property
+    def text(self) -> list[str] | None:
+        """Captions, or None."""
+        return cast("list[str] | None", self.columns.get("text"))
+
+    @property
+    def text_embedding(self) -> Tensor | None:
+        """One row per caption, float ``[N, e]``, or None."""
+        return cast("Tensor | None", self.columns.get("text_embedding"))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -57,7 +104,7 @@ class Source(Dataset, ABC):
         if not -len(self) <= index < len(self):
             raise IndexError(f"source {self.name!r} has {len(self)} samples; index {index} is out of range")
         batch = self.fetch(torch.tensor([index % len(self)]))
-        return {_SINGULAR.get(name, name): values[0] for name, values in batch.items()}
+        return {_singular(name): values[0] for name, values in batch.items() if name != "skipped"}
 
     def __repr__(self) -> str:
         classes = "no classes" if self.class_names is None else f"{len(self.class_names)} classes"
@@ -68,12 +115,66 @@ class Source(Dataset, ABC):
         )
 
 
+class Subset(Source):
+    """Some samples of another source, which reads them.
+
+    Args:
+        source: the whole.
+        indices: int64 ``[k]``, positions in the whole, in the order that the subset has.
+        name: by default that of the whole.
+
+    Raises:
+        IndexError: for positions that the whole does not have.
+
+    Example:
+        >>> whole = ArraySource(torch.arange(3, dtype=torch.uint8).reshape(3, 1, 1, 1))
+        >>> Subset(whole, torch.tensor([2, 0])).read(torch.tensor([0])).item()
+        2
+    """
+
+    def __init__(self, source: Source, indices: Int[Tensor, " k"], *, name: str | None = None) -> None:
+        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(source):
+            raise IndexError(
+                f"positions must be from 0 to {len(source) - 1}; found {int(indices.min())} to {int(indices.max())}"
+            )
+        self.source, self.indices = source, indices
+        self.name = source.name if name is None else name
+        self.ids, self.columns = source.ids[indices], take_columns(source.columns, indices)
+        self.class_names, self.in_memory = source.class_names, source.in_memory
+        self.channels, self.image_size = source.channels, source.image_size
+
+    def read(self, indices: Int[Tensor, " b"]) -> UInt8[Tensor, "b c h w"]:
+        """Let the whole read them; see `Source.read`."""
+        return self.source.read(self.indices[indices])
+
+    def fetch(self, indices: Int[Tensor, " b"]) -> dict[str, Any]:
+        """Let the whole fetch them, which may add to a batch what only it knows; see `Source.fetch`."""
+        return {**self.source.fetch(self.indices[indices]), **self.describe(indices)}
+
+    def subset(self, indices: Int[Tensor, " k"], *, name: str | None = None) -> Source:
+        """Return a subset of the same whole."""
+        return self.source.subset(self.indices[indices], name=self.name if name is None else name)
+
+
 @dataclass(frozen=True)
 class Splits:
-    """The training and the test part of one data set."""
+    """The training and the test part of one data set.
+
+    Attributes:
+        train: what encoders are trained on.
+        test: what they are measured on.
+        probe: the labelled part that probes and nearest neighbours are fitted on, where it is not `train`: the whole
+            balanced set when the training set was made imbalanced, the labelled images when training uses others too.
+    """
 
     train: Source
     test: Source
+    probe: Source | None = None
+
+    @property
+    def reference(self) -> Source:
+        """What probes and nearest neighbours are fitted on: `probe`, or `train` where there is none."""
+        return self.train if self.probe is None else self.probe
 
 
 class ArraySource(Source):
@@ -87,6 +188,7 @@ class ArraySource(Source):
         text: one caption per image.
         text_embedding: float ``[N, e]``, one row per image, for example a frozen sentence encoder's output.
         bias_labels: integers ``[N]`` that name a nuisance factor, such as the background.
+        columns: what else is known, by the names that `Source` lists.
         name: what the log calls the source.
 
     Raises:
@@ -113,34 +215,27 @@ class ArraySource(Source):
         text: Sequence[str] | None = None,
         text_embedding: Float[Tensor, "n e"] | None = None,
         bias_labels: Int[Tensor, " n"] | None = None,
+        columns: Mapping[str, Column] | None = None,
         name: str = "arrays",
     ) -> None:
         _check_images(images)
-        count = len(images)
-        self.name = name
-        self.images = images
-        self.ids = check_ids(torch.arange(count) if ids is None else ids, count=count)
+        self.name, self.images = name, images
+        self.ids = check_ids(torch.arange(len(images)) if ids is None else ids, count=len(images))
         self.class_names = None if class_names is None else tuple(class_names)
-        self.labels = None if labels is None else check_labels(labels, count=count, class_names=self.class_names)
         self.channels = images.shape[1]
         self.image_size = (images.shape[2], images.shape[3])
-        self.text = None if text is None else list(text)
-        self.text_embedding = text_embedding
-        self.bias_labels = None if bias_labels is None else check_labels(bias_labels, count=count, name="bias_labels")
-        for what, values in (("text", self.text), ("text_embedding", text_embedding)):
-            if values is not None and len(values) != count:
-                raise ValueError(f"{what} must have one entry per image: {count} images, {len(values)} entries")
+        given = {
+            "labels": labels,
+            "bias_labels": bias_labels,
+            "text": None if text is None else list(text),
+            "text_embedding": text_embedding,
+            **(columns or {}),
+        }
+        self.columns = check_columns(given, count=len(images), class_names=self.class_names)
 
-    def fetch(self, indices: Int[Tensor, " b"]) -> dict[str, Any]:
-        """Index the tensors; see `Source.fetch`."""
-        batch: dict[str, Any] = {"images": self.images[indices], "ids": self.ids[indices]}
-        for name in ("labels", "bias_labels", "text_embedding"):
-            values = getattr(self, name)
-            if values is not None:
-                batch[name] = values[indices]
-        if self.text is not None:
-            batch["text"] = [self.text[i] for i in indices.tolist()]
-        return batch
+    def read(self, indices: Int[Tensor, " b"]) -> UInt8[Tensor, "b c h w"]:
+        """Index the images; see `Source.read`."""
+        return self.images[indices]
 
     def subset(self, indices: Int[Tensor, " k"], *, name: str | None = None) -> ArraySource:
         """Return the samples at these positions as a source of their own; ids stay what they were.
@@ -150,73 +245,17 @@ class ArraySource(Source):
             >>> source.subset(torch.tensor([2])).ids
             tensor([2])
         """
-        parts = self.fetch(indices)
         return ArraySource(
-            parts.pop("images"), **parts, class_names=self.class_names, name=self.name if name is None else name
+            self.images[indices],
+            ids=self.ids[indices],
+            columns=take_columns(self.columns, indices),
+            class_names=self.class_names,
+            name=self.name if name is None else name,
         )
 
 
-def check_ids(ids: Tensor, *, count: int) -> Int[Tensor, " n"]:
-    """Validate sample ids: integers, one per image, none twice.
-
-    Returns:
-        The ids as int64.
-
-    Raises:
-        TypeError: when they are not integers.
-        ValueError: when there are too many or too few, or one repeats.
-
-    Example:
-        >>> check_ids(torch.tensor([3, 5], dtype=torch.int32), count=2)
-        tensor([3, 5])
-    """
-    ids = _integers(ids, "ids", count)
-    values, repeats = ids.unique(return_counts=True)
-    if len(values) != count:
-        twice = values[repeats > 1][:5].tolist()
-        raise ValueError(f"ids must be unique within a source; these occur more than once: {twice}")
-    return ids
-
-
-def check_labels(
-    labels: Tensor, *, count: int, class_names: tuple[str, ...] | None = None, name: str = "labels"
-) -> Int[Tensor, " n"]:
-    """Validate labels: integers, one per image, at least -1, and each with a class name where names are given.
-
-    Returns:
-        The labels as int64.
-
-    Raises:
-        TypeError: when they are not integers.
-        ValueError: when their number or range is wrong.
-
-    Example:
-        >>> check_labels(torch.tensor([0, -1], dtype=torch.uint8).to(torch.int8), count=2, class_names=("cat",))
-        tensor([ 0, -1])
-    """
-    labels = _integers(labels, name, count)
-    if count and int(labels.min()) < -1:
-        raise ValueError(f"{name} must be at least -1 (-1 = unlabelled); the smallest is {int(labels.min())}")
-    if class_names is not None and count and int(labels.max()) >= len(class_names):
-        raise ValueError(
-            f"{name} go up to {int(labels.max())}, but there are only {len(class_names)} class names;"
-            " give one name per class, or none"
-        )
-    return labels
-
-
-def _integers(values: Tensor, name: str, count: int) -> Tensor:
-    if (
-        not isinstance(values, Tensor)
-        or values.is_floating_point()
-        or values.is_complex()
-        or values.dtype == torch.bool
-    ):
-        found = values.dtype if isinstance(values, Tensor) else type(values).__name__
-        raise TypeError(f"{name} must be a tensor of integers; found {found}")
-    if values.shape != (count,):
-        raise ValueError(f"{name} must have one entry per image: {count} images, {name} {tuple(values.shape)}")
-    return values.to(torch.int64)
+def _singular(name: str) -> str:
+    return _SINGULAR.get(name, name[:-1] if name.endswith("labels") else name)
 
 
 def _check_images(images: Tensor) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import struct
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
 Fit = Literal["crop", "pad", "stretch"]
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+MAX_PIXELS = 64 * 2**20
+"""An image with more pixels is refused unless a source is told otherwise; 8192 x 8192."""
+
 _GREY = ("1", "L", "I;16", "I;16L", "I;16B", "I")
 
 
@@ -59,56 +65,110 @@ def pil_channels(image: Image) -> int:
     return 1 if image.mode in _GREY else 3
 
 
-def read_channels(path: Path) -> int:
-    """Read a file's header only and say how many channels it needs.
+def read_channels(image: Path | bytes, *, where: str | None = None) -> int:
+    """Read an image's header only and say how many channels it needs.
 
     Raises:
         UnreadableImage: when the file is missing or no image.
     """
-    with _open(path) as image:
-        return pil_channels(image)
+    with _open(image, _name(image, where), MAX_PIXELS) as opened:
+        return pil_channels(opened)
 
 
-def read_image(path: Path, *, channels: int, size: tuple[int, int], fit: Fit = "crop") -> UInt8[Tensor, "c h w"]:
-    """Decode a file to uint8 ``[channels, H, W]``: EXIF orientation applied, then fitted to the size by bicubic
+def read_size(image: Path | bytes, *, where: str | None = None) -> tuple[int, int]:
+    """Read an image's header only and return its height and width, as stored.
+
+    Raises:
+        UnreadableImage: when the file is missing or no image.
+    """
+    with _open(image, _name(image, where), MAX_PIXELS) as opened:
+        return opened.height, opened.width
+
+
+def read_image(
+    image: Path | bytes,
+    *,
+    channels: int,
+    size: tuple[int, int],
+    fit: Fit = "crop",
+    where: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> UInt8[Tensor, "c h w"]:
+    """Decode an image to uint8 ``[channels, H, W]``: EXIF orientation applied, then fitted to the size by bicubic
     resampling.
 
     Args:
-        path: any format that PIL reads; of an animation the first frame.
+        image: a file, or its bytes; any format that PIL reads; of an animation the first frame. A JPEG of more than
+            twice the size is decoded at a half, a quarter or an eighth, which is several times as fast.
         channels: 1, 3 or 4.
         size: ``(H, W)``.
         fit: `crop` scales until the size is covered and cuts the middle out, `pad` scales until it fits and fills up
             with black (transparent where there is an alpha channel), `stretch` ignores the aspect ratio.
+        where: how an error names the image; by default the path.
+        max_pixels: an image that says it has more is not decoded: a few bytes can ask for gigabytes.
 
     Raises:
-        UnreadableImage: when the file is missing, truncated, or no image.
+        UnreadableImage: when the file is missing, truncated, too large, or no image.
     """
     ops = import_extra("PIL.ImageOps", needed_for="decoding image files")
     pil = import_extra("PIL.Image", needed_for="decoding image files")
-    height_width, width_height, bicubic = tuple(size), (size[1], size[0]), pil.Resampling.BICUBIC
-    with _open(path) as image:
+    where, (height, width), bicubic = _name(image, where), size, pil.Resampling.BICUBIC
+    with _open(image, where, max_pixels) as opened:
         try:
-            image.load()
-            upright = _eight_bit(ops.exif_transpose(image), str(path)).convert(_MODES[channels])
-        except (OSError, SyntaxError, ValueError, pil.DecompressionBombError) as error:
-            raise UnreadableImage(f"{path} cannot be decoded: {error}") from error
-    if (upright.height, upright.width) != height_width:
+            _draft(opened, size, fit)
+            opened.load()
+            upright = _eight_bit(ops.exif_transpose(opened), where).convert(_MODES[channels])
+        except (OSError, SyntaxError, ValueError, EOFError, struct.error, pil.DecompressionBombError) as error:
+            raise UnreadableImage(f"{where} cannot be decoded: {error}") from error
+    if upright.size != (width, height):
         if fit == "crop":
-            upright = ops.fit(upright, width_height, method=bicubic)
+            upright = ops.fit(upright, (width, height), method=bicubic)
         elif fit == "pad":
-            upright = ops.pad(upright, width_height, method=bicubic)
+            upright = ops.pad(upright, (width, height), method=bicubic)
         else:
-            upright = upright.resize(width_height, resample=bicubic)
-    return pil_to_uint8(upright, where=str(path))
+            upright = upright.resize((width, height), resample=bicubic)
+    return pil_to_uint8(upright, where=where, channels=channels)
 
 
-def _open(path: Path) -> Any:
+def _draft(image: Image, size: tuple[int, int], fit: Fit) -> None:
+    """Ask a JPEG's decoder for the smallest scale that still covers the wanted size twice."""
+    if image.format != "JPEG" or image.mode == "CMYK":
+        return
+    longest, shortest = max(size), max(min(image.size), 1)
+    # whatever way the picture is turned later, neither side falls below twice the wanted one
+    needed = 2 * longest if fit != "pad" else 2 * longest * max(image.size) // shortest
+    scale = shortest // max(needed, 1)
+    if scale >= 2:
+        image.draft(image.mode, (image.width // scale, image.height // scale))
+
+
+def _open(image: Path | bytes, where: str, max_pixels: int) -> Any:
     pil = import_extra("PIL.Image", needed_for="decoding image files")
     try:
-        return pil.open(path)
-    except (OSError, SyntaxError, ValueError, pil.DecompressionBombError) as error:
-        reason = "it is missing" if isinstance(error, FileNotFoundError) else str(error)
-        raise UnreadableImage(f"{path} cannot be read as an image: {reason}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pil.DecompressionBombWarning)  # the bound below is ours, and an error
+            opened = pil.open(io.BytesIO(image) if isinstance(image, bytes) else image)
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, pil.DecompressionBombError) as error:
+        reason = "it is missing" if isinstance(error, FileNotFoundError) else _reason(error, image)
+        raise UnreadableImage(f"{where} cannot be read as an image: {reason}") from error
+    if opened.width * opened.height > max_pixels:
+        opened.close()
+        raise UnreadableImage(
+            f"{where} says it has {opened.width}x{opened.height} pixels, more than the bound of {max_pixels:,};"
+            " raise max_pixels if that is meant"
+        )
+    return opened
+
+
+def _reason(error: Exception, image: Path | bytes) -> str:
+    empty = len(image) == 0 if isinstance(image, bytes) else image.is_file() and image.stat().st_size == 0
+    if empty:
+        return "it is empty (0 bytes)"
+    return "unknown format, or damaged at its start" if isinstance(image, bytes) else str(error)
+
+
+def _name(image: Path | bytes, where: str | None) -> str:
+    return where if where is not None else str(image) if isinstance(image, Path) else "the image"
 
 
 def _eight_bit(image: Image, where: str) -> Image:

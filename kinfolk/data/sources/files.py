@@ -1,23 +1,26 @@
-"""Images that stay in their files and are decoded on every fetch."""
+"""Image files that stay in their folder and are decoded on every fetch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from kinfolk.data.sources.base import ArraySource, Source, check_ids
-from kinfolk.data.sources.decode import Fit, read_image
+from kinfolk.data.sources.base import ArraySource
+from kinfolk.data.sources.columns import Column
+from kinfolk.data.sources.decode import MAX_PIXELS, Fit
+from kinfolk.data.sources.encoded import EncodedSource, OnError
 from kinfolk.data.sources.listing import Entry
+from kinfolk.data.sources.records import read_records
 
 if TYPE_CHECKING:
     from jaxtyping import Int, UInt8
 
 
-class FileSource(Source):
+class FileSource(EncodedSource):
     """Image files that are decoded on every fetch; `ImageFolderConfig` makes it when the images do not fit in memory.
 
     Args:
@@ -28,6 +31,8 @@ class FileSource(Source):
         fit: see `read_image`.
         ids: one per entry; by default the position.
         class_names: by default the sorted labels of the entries.
+        on_error: see `EncodedSource`.
+        max_pixels: see `read_image`.
     """
 
     def __init__(
@@ -40,52 +45,47 @@ class FileSource(Source):
         fit: Fit = "crop",
         ids: Int[Tensor, " n"] | None = None,
         class_names: tuple[str, ...] | None = None,
+        on_error: OnError = "raise",
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
-        self.root, self.entries, self.fit = root, list(entries), fit
-        self.name, self.channels, self.image_size = root.name, channels, image_size
-        self.ids = check_ids(torch.arange(len(entries)) if ids is None else ids, count=len(entries))
-        self.class_names = _class_names(entries) if class_names is None else class_names
-        number = {name: i for i, name in enumerate(self.class_names or ())}
-        labels = [-1 if entry.label is None else number[entry.label] for entry in entries]
-        self.labels = torch.tensor(labels, dtype=torch.int64) if self.class_names is not None else None
-
-    def fetch(self, indices: Int[Tensor, " b"]) -> dict[str, Any]:
-        """Decode the files; see `Source.fetch`.
-
-        Raises:
-            UnreadableImage: naming the file that cannot be decoded.
-        """
-        entries = [self.entries[i] for i in indices.tolist()]
-        images = torch.empty(len(entries), self.channels, *self.image_size, dtype=torch.uint8)
-        for row, entry in enumerate(entries):
-            images[row] = read_image(self.root / entry.path, channels=self.channels, size=self.image_size, fit=self.fit)
-        batch: dict[str, Any] = {"images": images, "ids": self.ids[indices]}
-        if self.labels is not None:
-            batch["labels"] = self.labels[indices]
-        if self._has_text:
-            batch["text"] = [entry.text for entry in entries]
-        return batch
-
-    def subset(self, indices: Int[Tensor, " k"]) -> FileSource:
-        """Return the files at these positions as a source of their own; ids and class names stay what they were."""
-        return FileSource(
-            self.root,
-            [self.entries[i] for i in indices.tolist()],
-            channels=self.channels,
-            image_size=self.image_size,
-            fit=self.fit,
-            ids=self.ids[indices],
-            class_names=self.class_names,
+        names = _class_names(entries) if class_names is None else class_names
+        super().__init__(
+            name=root.name,
+            ids=torch.arange(len(entries)) if ids is None else ids,
+            class_names=names,
+            columns=_columns(entries, names),
+            channels=channels,
+            image_size=image_size,
+            fit=fit,
+            on_error=on_error,
+            max_pixels=max_pixels,
         )
+        self.root, self.entries = root, list(entries)
+
+    def encoded(self, index: int) -> Path:
+        """Return the file."""
+        return self.root / self.entries[index].path
+
+    def where(self, index: int) -> str:
+        """Return the file's path."""
+        return str(self.encoded(index))
 
     def with_images(self, images: UInt8[Tensor, "n c h w"]) -> ArraySource:
         """Return the same samples with their decoded images in memory."""
-        text = [entry.text or "" for entry in self.entries] if self._has_text else None
-        return ArraySource(images, self.labels, ids=self.ids, class_names=self.class_names, text=text, name=self.name)
+        return ArraySource(images, ids=self.ids, class_names=self.class_names, columns=self.columns, name=self.name)
 
-    @property
-    def _has_text(self) -> bool:
-        return bool(self.entries) and all(entry.text is not None for entry in self.entries)
+
+def _columns(entries: Sequence[Entry], class_names: tuple[str, ...] | None) -> dict[str, Column]:
+    """Labels where any entry has one, captions where every entry has one, and what else the metadata know."""
+    columns = read_records([entry.record for entry in entries], where="metadata")
+    if class_names is not None:
+        number = {name: i for i, name in enumerate(class_names)}
+        columns["labels"] = torch.tensor(
+            [-1 if e.label is None else number[e.label] for e in entries], dtype=torch.int64
+        )
+    if entries and all(entry.text is not None for entry in entries):
+        columns["text"] = [entry.text or "" for entry in entries]
+    return columns
 
 
 def _class_names(entries: Sequence[Entry]) -> tuple[str, ...] | None:

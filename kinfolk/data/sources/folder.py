@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kinfolk.data.sources.base import ArraySource, Splits
-from kinfolk.data.sources.decode import Fit, UnreadableImage, read_channels, read_image
+from kinfolk.data.sources.decode import MAX_PIXELS, Fit, UnreadableImage, read_channels, read_image
 from kinfolk.data.sources.files import FileSource
 from kinfolk.data.sources.hold_out import hold_out
 from kinfolk.data.sources.listing import Entry, list_folder
@@ -41,6 +41,7 @@ class ImageFolderConfig:
         on_error: what to do with an unreadable image or an empty caption: `raise`, or `skip` it, count it, and warn
             with a list.
         memory_limit_mb: largest size of the decoded images to keep in memory, in MiB.
+        max_pixels: an image that says it has more is not decoded; see `read_image`.
 
     Raises:
         ValueError: for a size below one pixel, or a choice that does not exist.
@@ -59,6 +60,7 @@ class ImageFolderConfig:
     seed: int = 0
     on_error: Literal["raise", "skip"] = "raise"
     memory_limit_mb: int = 2048
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         if min(self.image_size) < 1:
@@ -102,7 +104,9 @@ class ImageFolderConfig:
         channels: int = self.channels or max(found, default=1)
 
         def decode(path: Path) -> Tensor:
-            return read_image(path, channels=channels, size=self.image_size, fit=self.fit)
+            return read_image(
+                path, channels=channels, size=self.image_size, fit=self.fit, max_pixels=self.max_pixels
+            )
 
         fits = len(found) * channels * self.image_size[0] * self.image_size[1] <= self.memory_limit_mb * 2**20
         usable = [entry for entry in entries if entry.path not in problems]
@@ -114,7 +118,15 @@ class ImageFolderConfig:
         usable = [entry for entry in entries if entry.path not in problems]
         if not usable:
             raise ValueError(f"{root}: none of its {len(entries)} images is usable; {next(iter(problems.values()))}")
-        files = FileSource(root, usable, channels=channels, image_size=self.image_size, fit=self.fit)
+        files = FileSource(
+            root,
+            usable,
+            channels=channels,
+            image_size=self.image_size,
+            fit=self.fit,
+            on_error=self.on_error,
+            max_pixels=self.max_pixels,
+        )
         return files.with_images(torch.stack(images)) if fits else files
 
     def _split(self, root: Path, entries: list[Entry], source: ArraySource | FileSource) -> Splits:

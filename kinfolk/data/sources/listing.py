@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -26,23 +26,24 @@ class Entry:
         part: `train` or `test`, or None when the folder does not say.
         label: the class's name; None = unlabelled.
         text: the caption; None = there is none.
+        record: the metadata's whole record; empty without metadata.
     """
 
     path: str
     part: str | None
     label: str | None
     text: str | None
+    record: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 def list_folder(root: Path) -> list[Entry]:
     """List a folder's images in the order of their relative paths.
 
     Labels and captions come from ``metadata.csv`` or ``metadata.jsonl`` (one record a line) in the folder itself or
-    in each part's
-    folder: ``file_name`` is relative to the metadata file; one of ``label``, ``class``, ``category`` names the class,
-        one of
-    ``text``, ``caption`` is the caption, empty or null where unknown. Only files that the metadata name are used.
-    Without metadata the first folder on an image's path is its class, and images directly in the folder are unlabelled.
+    in each part's folder: ``file_name`` is relative to the metadata file; one of ``label``, ``class``, ``category``
+    names the class, one of ``text``, ``caption`` is the caption, empty or null where unknown. Only files that the
+    metadata name are used; `read_records` says what else may stand there. Without metadata the first folder on an
+    image's path is its class, and images directly in the folder are unlabelled.
 
     When the folder has ``train`` beside ``test``, ``val``, ``valid`` or ``validation`` (the first of these that
     exists), these are the two parts and everything outside is ignored.
@@ -119,7 +120,7 @@ def _from_path(path: str, parts: dict[str, str]) -> Entry:
 
 def _from_record(path: str, record: dict[str, Any], parts: dict[str, str]) -> Entry:
     label, text = (_first(record, keys) for keys in (_LABEL_KEYS, _TEXT_KEYS))
-    return Entry(path, parts.get(path.split("/")[0]), label or None, text)
+    return Entry(path, parts.get(path.split("/")[0]), label or None, text, record)
 
 
 def _first(record: dict[str, Any], keys: tuple[str, ...]) -> str | None:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from kinfolk.data.sources.base import Source, check_ids, check_labels
+from kinfolk.data.sources.base import Source
+from kinfolk.data.sources.columns import check_columns, check_ids
 from kinfolk.data.sources.convert import to_uint8
+from kinfolk.data.sources.records import read_records
 
 if TYPE_CHECKING:
-    from jaxtyping import Int
+    from jaxtyping import Int, UInt8
 
 
 class MappingSource(Source):
@@ -26,7 +28,8 @@ class MappingSource(Source):
             `torch.utils.data.Dataset`, a list, or a Hugging Face data set. ``"image"`` is a tensor, NumPy array or
             PIL image (see `to_uint8`), all of one size and number of channels. Optional, and then in every sample:
             ``"id"`` (integer, unique; otherwise the position), ``"label"`` (integer, -1 = unlabelled),
-            ``"bias_label"``, ``"text"`` (str), ``"text_embedding"`` (1-d).
+            ``"bias_label"``, ``"text"`` (str), ``"text_embedding"`` (1-d), ``"group"``, ``"time"``, ``"hierarchy"``,
+            ``"attributes"`` (see `read_records`).
         name: what the log calls the source.
         class_names: one name per class.
         keys: where the data set uses other keys, ``{"image": "img", "label": "fine_label"}``.
@@ -62,29 +65,26 @@ class MappingSource(Source):
         self.channels, self.image_size = first.shape[0], (first.shape[1], first.shape[2])
         self.in_memory = count * first.numel() <= memory_limit_mb * 2**20
         self.images = torch.empty(count, *first.shape, dtype=torch.uint8) if self.in_memory else None
-        columns = self._read_all(count)
-        self.ids = check_ids(torch.tensor(columns.get("id", range(count))), count=count)
-        self.labels = _integer_column(columns, "label", count, self.class_names)
-        self.bias_labels = _integer_column(columns, "bias_label", count, None)
-        self.text: list[str] | None = columns.get("text")
-        embeddings = columns.get("text_embedding")
-        self.text_embedding = None if embeddings is None else torch.stack([_vector(value) for value in embeddings])
+        read = self._read_all(count)
+        self.ids = check_ids(torch.tensor(read.get("id", range(count))), count=count)
+        embeddings = read.get("text_embedding")
+        self.columns = check_columns(
+            {
+                "labels": _integers(read.get("label")),
+                "bias_labels": _integers(read.get("bias_label")),
+                "text": read.get("text"),
+                "text_embedding": None if embeddings is None else torch.stack([_vector(value) for value in embeddings]),
+                **read_records(_records(read, count), where=name),
+            },
+            count=count,
+            class_names=self.class_names,
+        )
 
-    def fetch(self, indices: Int[Tensor, " b"]) -> dict[str, Any]:
-        """Read samples by position; see `Source.fetch`."""
-        positions = indices.tolist()
+    def read(self, indices: Int[Tensor, " b"]) -> UInt8[Tensor, "b c h w"]:
+        """Read images by position; see `Source.read`."""
         if self.images is not None:
-            images = self.images[indices]
-        else:
-            images = torch.stack([self._image(self._sample(i), i) for i in positions])
-        batch: dict[str, Any] = {"images": images, "ids": self.ids[indices]}
-        for name in ("labels", "bias_labels", "text_embedding"):
-            values = getattr(self, name)
-            if values is not None:
-                batch[name] = values[indices]
-        if self.text is not None:
-            batch["text"] = [self.text[i] for i in positions]
-        return batch
+            return self.images[indices]
+        return torch.stack([self._image(self._sample(i), i) for i in indices.tolist()])
 
     def _read_all(self, count: int) -> dict[str, list[Any]]:
         """Check every sample, keep the images where they fit, and collect the rest by key."""
@@ -126,7 +126,8 @@ class MappingSource(Source):
         return to_uint8(sample[self.keys["image"]], where=f"sample {index} of {self.name!r}")
 
 
-_KEYS = ("image", "id", "label", "bias_label", "text", "text_embedding")
+_FURTHER = ("group", "time", "hierarchy", "attributes")
+_KEYS = ("image", "id", "label", "bias_label", "text", "text_embedding", *_FURTHER)
 
 
 def _all_keys(renamed: Mapping[str, str] | None) -> dict[str, str]:
@@ -138,7 +139,7 @@ def _all_keys(renamed: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _checked(value: Any, key: str, where: str) -> Any:
-    if key == "text_embedding":
+    if key == "text_embedding" or key in _FURTHER:
         return value
     if key == "text":
         if not isinstance(value, str) or not value.strip():
@@ -150,12 +151,18 @@ def _checked(value: Any, key: str, where: str) -> Any:
     return number
 
 
-def _integer_column(
-    columns: dict[str, list[Any]], key: str, count: int, class_names: tuple[str, ...] | None
-) -> Tensor | None:
-    if key not in columns:
-        return None
-    return check_labels(torch.tensor(columns[key]), count=count, class_names=class_names, name=f"{key}s")
+def _records(columns: Mapping[str, list[Any]], count: int) -> list[dict[str, Any]]:
+    """What `read_records` reads, one mapping per sample; attributes may be a list, an array or a tensor."""
+    known = [key for key in _FURTHER if key in columns]
+    return [{key: _plain(columns[key][i]) for key in known} for i in range(count)]
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _integers(values: list[int] | None) -> Tensor | None:
+    return None if values is None else torch.tensor(values)
 
 
 def _vector(value: Any) -> Tensor:
