@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kinfolk.data import ImageFolderConfig, MappingSource
+from kinfolk.data import ArraysConfig, ImageFolderConfig, MappingSource
 from kinfolk.data.sources.records import number_names, read_records
 
 
@@ -69,3 +69,20 @@ def test_names_are_numbered_by_their_order_and_integers_kept() -> None:
 def test_what_is_no_number_or_missing_is_named(records: list[dict[str, object]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_records(records, where="metadata.csv")
+
+
+def test_an_archive_brings_its_columns(tmp_path: Path) -> None:
+    known = {
+        "groups": np.arange(6) // 2,
+        "times": np.linspace(0, 1, 6),
+        "attributes": np.eye(6),
+        "hierarchy": np.array([f"a/{i}" for i in range(6)]),
+        "saliency": np.full((6, 1, 4, 4), 255, dtype=np.uint8),
+    }
+    np.savez(tmp_path / "x.npz", images=np.random.default_rng(0).integers(0, 255, (6, 4, 4), dtype=np.uint8), **known)  # type: ignore[arg-type]
+    train = ArraysConfig(str(tmp_path / "x.npz"), test_fraction=0.3).load().train
+    batch = train.describe(torch.tensor([1, 0]))
+    for name, values in known.items():
+        wanted = values[batch["ids"].numpy()]
+        assert np.array_equal(np.asarray(batch[name]), wanted.astype(np.asarray(batch[name]).dtype)), name
+    assert batch["attributes"].dtype == torch.float32

@@ -15,7 +15,9 @@ from kinfolk.data.sources.base import ArraySource, Splits
 from kinfolk.data.sources.convert import stack_to_uint8
 from kinfolk.data.sources.hold_out import hold_out, image_digests
 
-_KNOWN = ("images", "labels", "text", "text_embedding", "bias_labels", "class_names")
+_STRINGS = ("text", "hierarchy")
+_NUMBERS = ("labels", "bias_labels", "groups", "text_embedding", "attributes", "times", "saliency")
+_KNOWN = ("images", *_NUMBERS, *_STRINGS, "class_names")
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,9 @@ class ArraysConfig:
 
     The file holds ``images``: ``[N, H, W]``, ``[N, H, W, C]`` or ``[N, C, H, W]`` with C of 1, 3 or 4 (channels are
     last where both ends fit), bytes, or floats in [0, 1], which become ``round(255 x)``. It may hold ``labels``
-    (integers, -1 = unlabelled), ``text`` (captions), ``text_embedding`` ``[N, e]``, ``bias_labels`` and
-    ``class_names``, and a test part under the same names with ``test_`` before them. Without ``test_images`` a seeded
-    share of every class is held out, copies of one image on the same side.
+    (integers, -1 = unlabelled), ``text`` (captions), ``text_embedding`` ``[N, e]``, any other column that `Source`
+    lists, and ``class_names``, and a test part under the same names with ``test_`` before them. Without
+    ``test_images`` a seeded share of every class is held out, copies of one image on the same side.
 
     Args:
         path: the file.
@@ -105,17 +107,19 @@ def _source(
     where: str,
     ids: Tensor | None = None,
 ) -> ArraySource:
-    extras: dict[str, Any] = {}
-    for key in sorted(set(part) - {"images", "text"}):
+    columns: dict[str, Any] = {}
+    for key in sorted(set(part) - {"images", *_STRINGS}):
         if part[key].dtype.kind not in "iuf":
             raise TypeError(f"{where}: {key} must hold numbers (classes counted from 0); found {part[key].dtype}")
-        extras[key] = torch.from_numpy(part[key])
-    if "text_embedding" in extras:
-        extras["text_embedding"] = extras["text_embedding"].to(torch.float32)
-    if "text" in part:
-        extras["text"] = [str(text) for text in part["text"].tolist()]
+        columns[key] = torch.from_numpy(part[key])
+    for key in ("text_embedding", "attributes"):
+        if key in columns:
+            columns[key] = columns[key].to(torch.float32)
+    for key in _STRINGS:
+        if key in part:
+            columns[key] = [str(value) for value in part[key].tolist()]
     try:
         images = stack_to_uint8(part["images"], where="images")
-        return ArraySource(images, ids=ids, class_names=class_names, name=name, **extras)
+        return ArraySource(images, ids=ids, class_names=class_names, name=name, columns=columns)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error

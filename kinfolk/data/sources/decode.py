@@ -164,7 +164,8 @@ def _reason(error: Exception, image: Path | bytes) -> str:
     empty = len(image) == 0 if isinstance(image, bytes) else image.is_file() and image.stat().st_size == 0
     if empty:
         return "it is empty (0 bytes)"
-    return "unknown format, or damaged at its start" if isinstance(image, bytes) else str(error)
+    unknown = isinstance(image, bytes) and "BytesIO" in str(error)  # how PIL names bytes says nothing to anyone
+    return "unknown format, or damaged at its start" if unknown else str(error)
 
 
 def _name(image: Path | bytes, where: str | None) -> str:

@@ -1,0 +1,148 @@
+"""Commands about runs: train, eval, embed, report."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kinfolk.cli.command import DATA_HELP, command
+
+if TYPE_CHECKING:
+    from kinfolk.train import TrainConfig
+
+_TRAIN_EPILOG = """recipes: simclr, moco, supcon, xclr and cacr, each with -digits, -digits-moved and -fashion-mnist.
+Any of a recipe's settings can follow, e.g. --seed 1 --epochs 50 --batch-size 128 --method.temperature 0.1"""
+
+
+def add_run_commands(commands: Any) -> None:
+    """Add train, eval, embed and report."""
+    parser = command(commands, "train", train, "train an encoder, evaluate it and write a report", add_help=False)
+    recipe_help = "METHOD-DATA such as simclr-digits-moved; a config.yaml or a run's folder works too"
+    parser.add_argument("recipe", metavar="RECIPE", nargs="?", help=recipe_help)
+    parser.add_argument("-h", "--help", action="store_true", help="show this; after RECIPE, its settings too")
+    parser.add_argument("--data", metavar="DATA", help=f"other data: {DATA_HELP}")
+    parser.add_argument(
+        "--derive", metavar="KIND", action="append", help="make a version of the data, e.g. 'imbalanced factor=100'"
+    )
+    parser.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/NAME)")
+    parser.add_argument("--smoke", action="store_true", help="shrink everything to seconds")
+    parser.add_argument("--resume", action="store_true", help="continue the run exactly where it stopped")
+    parser.add_argument("--overwrite", action="store_true", help="replace what the folder holds")
+    parser.add_argument("--init", metavar="RUN", help="start from the encoder of another run")
+    parser.add_argument("--no-report", action="store_true", help="write no report")
+    parser.epilog = _TRAIN_EPILOG
+
+    evaluate = command(commands, "eval", _eval, "evaluate a run beside raw pixels and an untrained encoder")
+    evaluate.add_argument("run", metavar="RUN", help="the run's folder")
+    evaluate.add_argument("--data", metavar="DATA", help=f"other data than it was trained on: {DATA_HELP}")
+
+    embed = command(commands, "embed", _embed, "write an encoder's features of a data set to a file")
+    embed.add_argument("run", metavar="RUN", help="the run's folder")
+    embed.add_argument("--data", metavar="DATA", required=True, help=DATA_HELP)
+    embed.add_argument(
+        "--out", metavar="FILE.npz", required=True, help="features, ids, labels; test_* for the test part"
+    )
+
+    report = command(commands, "report", _report, "write a run's pictures and page")
+    report.add_argument("run", metavar="RUN", help="the run's folder")
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Train what a recipe, a YAML file or a run's folder names."""
+    if arguments.help and arguments.recipe is None:
+        arguments.parser.print_help()
+        return
+    if arguments.recipe is None:
+        from kinfolk.recipes import RECIPES
+
+        arguments.parser.error(f"which recipe? One of {', '.join(RECIPES)}, a config.yaml, or a run's folder")
+    config = _overridden(_base_config(arguments), arguments)
+    from kinfolk.distributed import rank
+    from kinfolk.train import fit
+
+    run = fit(
+        config,
+        out=_out(arguments, config),
+        overwrite=arguments.overwrite,
+        resume=arguments.resume,
+        init=arguments.init,
+    )
+    if rank():  # the first process reports for all
+        return
+    _print_table(run.records)
+    print(f"\nrun     {run.folder}")
+    if not arguments.no_report:
+        _report(argparse.Namespace(run=run.folder))
+
+
+def _base_config(arguments: argparse.Namespace) -> TrainConfig:
+    """The config that a recipe's name, a YAML file or a run's folder stands for, with --data and --smoke applied."""
+    from kinfolk.recipes import RECIPES, recipe, smoke, source_config
+    from kinfolk.train import load_config
+
+    is_path = arguments.recipe not in RECIPES and (
+        arguments.recipe.endswith((".yaml", ".yml")) or _is_run(arguments.recipe)
+    )
+    config = load_config(arguments.recipe) if is_path else recipe(arguments.recipe)
+    if arguments.data is not None:
+        name = f"{config.method.kind}-{Path(arguments.data).stem}"
+        config = replace(config, source=source_config(arguments.data), name=name)
+    return smoke(config) if arguments.smoke else config
+
+
+def _overridden(config: TrainConfig, arguments: argparse.Namespace) -> TrainConfig:
+    """Let tyro turn what is left of the command line into changed fields; with --help it prints them all and exits."""
+    import tyro
+
+    rest = [*arguments.overrides, *(["--help"] if arguments.help else [])]
+    if arguments.help:
+        arguments.parser.print_help()
+        print(f"\nsettings of {arguments.recipe}, all of which can be given here:\n")
+    return tyro.cli(
+        type(config),
+        default=config,
+        args=rest,
+        prog=f"kinfolk train {arguments.recipe}",
+        description="",
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+
+
+def _out(arguments: argparse.Namespace, config: TrainConfig) -> Path:
+    if arguments.out is not None:
+        return Path(arguments.out)
+    return Path(arguments.recipe) if arguments.resume and _is_run(arguments.recipe) else Path("runs") / config.name
+
+
+def _is_run(path: str) -> bool:
+    return (Path(path) / "config.yaml").is_file()
+
+
+def _eval(arguments: argparse.Namespace) -> None:
+    from kinfolk.recipes import source_config
+    from kinfolk.train import evaluate_run
+
+    source = None if arguments.data is None else source_config(arguments.data)
+    _print_table([record.to_dict() for record in evaluate_run(arguments.run, source=source)])
+
+
+def _embed(arguments: argparse.Namespace) -> None:
+    from kinfolk.recipes import source_config
+    from kinfolk.train import embed_run
+
+    print(embed_run(arguments.run, source=source_config(arguments.data), out=arguments.out))
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from kinfolk.report import write_report
+
+    print(f"report  {write_report(arguments.run)}")
+
+
+def _print_table(records: Sequence[dict[str, Any]]) -> None:
+    from kinfolk.evals import Record, format_table
+
+    print(format_table([Record.from_dict(record) for record in records]))
