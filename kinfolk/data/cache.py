@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kinfolk.data.sources.base import Source, Subset
+from kinfolk.data.sources.base import Source
 from kinfolk.data.sources.encoded import EncodedSource
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ def cached(source: Source, *, where: str = "auto", limit_mb: int = 4096, folder:
     """Keep a source's decoded images where that helps.
 
     Args:
-        source: any; one in memory, or with nothing to decode, is returned as it is.
+        source: any; one in memory, or with nothing to decode, is returned as it is. Of one that selects or changes
+            another's samples, and has that as its ``source``, the other's images are kept.
         where: `auto` (in memory when all images fit the limit), `memory`, `disk`, or `none`.
         limit_mb: largest size of the decoded images for `auto`, in MiB.
         folder: for `disk`; by default ``$KINFOLK_CACHE/images``, or ``~/.cache/kinfolk/images``.
@@ -137,8 +139,14 @@ def cached(source: Source, *, where: str = "auto", limit_mb: int = 4096, folder:
     """
     if where not in ("auto", "memory", "disk", "none"):
         raise ValueError(f"cache must be 'auto', 'memory', 'disk' or 'none'; found {where!r}")
+    inner = getattr(source, "source", None)
+    if not isinstance(source, EncodedSource) and isinstance(inner, Source) and not source.in_memory:
+        wrapper = copy.copy(source)  # what selects or changes samples does so on top of the cache
+        wrapper.source = cached(inner, where=where, limit_mb=limit_mb, folder=folder)  # type: ignore[attr-defined]
+        return wrapper
     size = len(source) * source.channels * math.prod(source.image_size)
-    if where == "none" or not _decodes(source) or (where == "auto" and size > limit_mb * 2**20) or len(source) == 0:
+    too_large = where == "auto" and size > limit_mb * 2**20
+    if where == "none" or not isinstance(source, EncodedSource) or too_large or len(source) == 0:
         return source
     return CachedSource(source, (folder or cache_folder("images")) if where == "disk" else None)
 
@@ -151,20 +159,13 @@ def cache_folder(name: str) -> Path:
 
 def fingerprint(source: Source) -> str:
     """Name a source's decoded images: the same while its files, their sizes and times, and the image size are."""
-    whole, positions = (source.source, source.indices) if isinstance(source, Subset) else (source, None)
     about: dict[str, Any] = {
-        "kind": type(whole).__name__,
         "shape": [len(source), source.channels, *source.image_size],
         "ids": hashlib.sha256(source.ids.numpy().tobytes()).hexdigest(),
-        "positions": None if positions is None else hashlib.sha256(positions.numpy().tobytes()).hexdigest(),
     }
-    if isinstance(whole, EncodedSource):
-        about |= {"fit": whole.fit, "files": _state_of(whole.files)}
+    if isinstance(source, EncodedSource):
+        about |= {"fit": source.fit, "files": _state_of(source.files)}
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _decodes(source: Source) -> bool:
-    return isinstance(source.source if isinstance(source, Subset) else source, EncodedSource)
 
 
 def _state_of(files: list[Path]) -> str:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from kinfolk.data import BatchReader, CachedSource, DigitsConfig, ImageFolderConfig, PlainSampler, Source, cached
 from kinfolk.data.cache import cache_folder, fingerprint
+from kinfolk.data.sources.base import Subset
 from kinfolk.data.sources.decode import UnreadableImage
 from kinfolk.data.sources.files import FileSource
 from kinfolk.data.sources.listing import list_folder
@@ -114,6 +115,18 @@ def test_an_unreadable_image_raises_where_it_should(folder: Path) -> None:
         CachedSource(source_of(folder)).fetch(torch.tensor([2, 3]))
 
 
+def test_the_place_of_an_unreadable_image_is_taken_within_the_part(folder: Path) -> None:
+    (folder / "03.png").write_bytes(b"broken")
+    whole = source_of(folder, on_error="skip")
+    part = whole.subset(torch.tensor([1, 3, 9]))  # 4 would come next, and belongs to another part
+    again = Subset(whole, part.indices)  # type: ignore[attr-defined]
+    for source in (part, CachedSource(part), part.subset(torch.tensor([1, 2])), again, cached(again)):
+        batch = source.fetch(torch.arange(len(source)))
+        assert set(batch["ids"].tolist()) <= {1, 9}
+        assert batch["images"].equal(torch.stack([whole.decode(i) for i in batch["ids"].tolist()]))
+        assert len(batch["skipped"]) == 1
+
+
 def test_too_many_unreadable_images_in_a_row_raise(folder: Path) -> None:
     for path in folder.iterdir():
         path.write_bytes(b"broken")
@@ -131,6 +144,9 @@ def test_only_what_must_be_decoded_and_fits_is_kept(
     assert cached(files, limit_mb=0) is files
     assert cached(files, where="none") is files
     assert cached(digits, where="memory") is digits
+    selected = cached(Subset(files, torch.arange(3)))
+    assert isinstance(selected, Subset)
+    assert isinstance(selected.source, CachedSource)
     on_disk = cached(files, where="disk")
     assert isinstance(on_disk, CachedSource)
     assert len(list((cache_folder("images")).glob("*.images"))) == 1

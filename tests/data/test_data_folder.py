@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from PIL.Image import Exif
 
-from kinfolk.data import ArraySource, ImageFolderConfig, Source
+from kinfolk.data import ImageFolderConfig, Source
 from kinfolk.data.sources.hold_out import image_digests
 
 
@@ -58,7 +58,7 @@ def test_reading_from_files_gives_the_same_as_memory(classes: Path) -> None:
             ImageFolderConfig(str(classes), image_size=(9, 11), fit=fit, memory_limit_mb=limit).load()
             for limit in (2048, 0)
         )
-        assert isinstance(memory.train, ArraySource)
+        assert memory.train.in_memory
         assert not files.train.in_memory
         for held, lazy in ((memory.train, files.train), (memory.test, files.test)):
             ours, theirs = everything(held), everything(lazy)

@@ -148,8 +148,24 @@ class Subset(Source):
         return self.source.read(self.indices[indices])
 
     def fetch(self, indices: Int[Tensor, " b"]) -> dict[str, Any]:
-        """Let the whole fetch them, which may add to a batch what only it knows; see `Source.fetch`."""
-        return {**self.source.fetch(self.indices[indices]), **self.describe(indices)}
+        """Let the whole fetch them, which may add to a batch what only it knows; see `Source.fetch`.
+
+        Where the whole puts a sample that is not one of these in the place of an unreadable one, another of the batch
+        is repeated instead.
+
+        Raises:
+            ValueError: when no sample of the batch can be read.
+        """
+        batch = self.source.fetch(self.indices[indices])
+        if "skipped" not in batch:
+            return {**batch, **self.describe(indices)}
+        own = torch.isin(batch["ids"], self.ids)
+        if not bool(own.any()):
+            raise ValueError(f"{self.name}: no sample of the batch can be read; the first: {batch['skipped'][0]}")
+        rows = torch.arange(len(own))
+        rows[~own] = own.nonzero().flatten()[torch.arange(int((~own).sum())) % int(own.sum())]
+        skipped = batch.pop("skipped")
+        return {**take_columns(batch, rows), "skipped": skipped}
 
     def subset(self, indices: Int[Tensor, " k"], *, name: str | None = None) -> Source:
         """Return a subset of the same whole."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kinfolk.data.sources.base import Source
-from kinfolk.data.sources.columns import Column, check_columns, check_ids
+from kinfolk.data.sources.columns import Column, check_columns, check_ids, take_columns
 from kinfolk.data.sources.decode import MAX_PIXELS, Fit, UnreadableImage, read_image
 
 if TYPE_CHECKING:
@@ -124,6 +124,10 @@ class EncodedSource(Source):
         batch = {"images": images, **self.describe(taken)}
         return {**batch, "skipped": skipped} if skipped else batch
 
+    def subset(self, indices: Int[Tensor, " k"], *, name: str | None = None) -> EncodedSource:
+        """Return the samples at these positions; what is put in the place of an unreadable one is one of them."""
+        return EncodedSubset(self, indices, name=name)
+
     def _first_readable(self, index: int) -> tuple[int, Tensor, list[str]]:
         problems: list[str] = []
         for offset in range(min(_MOST_SUBSTITUTES, len(self))):
@@ -136,3 +140,40 @@ class EncodedSource(Source):
             f"{self.name}: {len(problems)} samples in a row cannot be decoded, the first: {problems[0]}."
             " `kinfolk data inspect` lists all of them."
         )
+
+
+class EncodedSubset(EncodedSource):
+    """Some samples of an encoded source.
+
+    Args:
+        source: the whole.
+        indices: int64 ``[k]``, positions in the whole.
+        name: by default that of the whole.
+    """
+
+    def __init__(self, source: EncodedSource, indices: Int[Tensor, " k"], *, name: str | None = None) -> None:
+        super().__init__(
+            name=source.name if name is None else name,
+            ids=source.ids[indices],
+            class_names=source.class_names,
+            columns=take_columns(source.columns, indices),
+            channels=source.channels,
+            image_size=source.image_size,
+            fit=source.fit,
+            on_error=source.on_error,
+            max_pixels=source.max_pixels,
+        )
+        self.source, self.indices = source, indices
+
+    def encoded(self, index: int) -> Path | bytes:
+        """Let the whole say; see `EncodedSource.encoded`."""
+        return self.source.encoded(int(self.indices[index]))
+
+    def where(self, index: int) -> str:
+        """Let the whole say; see `EncodedSource.where`."""
+        return self.source.where(int(self.indices[index]))
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of the whole."""
+        return self.source.files
