@@ -1,4 +1,4 @@
-"""Command line of the benchmarks: ``python -m benchmarks {losses,scaling,gradients,attention,gpu,docs}``."""
+"""Command line of the benchmarks: ``python -m benchmarks {losses,scaling,gradients,attention,data,gpu,docs}``."""
 
 from __future__ import annotations
 
@@ -63,7 +63,15 @@ def _attention(options: argparse.Namespace, out: Path) -> list[Row]:
     return attention.measure(attention.smoke() if options.smoke else settings, out)
 
 
-_RUN = {"losses": _losses, "scaling": _scaling, "gradients": _gradients, "attention": _attention}
+def _data(options: argparse.Namespace, out: Path) -> list[Row]:
+    from benchmarks import data  # needs Pillow, which a machine for `gpu` may not have
+
+    settings = data.smoke() if options.smoke else data.Settings()
+    given = {"sets": options.sets, "count": options.count, "repeats": options.repeats, "folder": options.peers}
+    return data.measure(replace(settings, **_given(given)), out)
+
+
+_RUN = {"losses": _losses, "scaling": _scaling, "gradients": _gradients, "attention": _attention, "data": _data}
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
@@ -106,6 +114,12 @@ def _parser() -> argparse.ArgumentParser:
     three.add_argument("--peers", type=Path, metavar="FOLDER")
 
     command("attention", "attraction of a kernel graph: fused, FlexAttention, scaled dot-product attention")
+
+    data_command = command("data", "images a second from files to views and training, beside others'")
+    data_command.add_argument("--sets", nargs="+", choices=("small", "photo"))
+    data_command.add_argument("--count", type=int, help="image files of a pass; 2048 by default")
+    data_command.add_argument("--repeats", type=int)
+    data_command.add_argument("--peers", type=Path, metavar="FOLDER", help="a folder that packages were installed into")
 
     five = commands.add_parser("gpu", help="everything that needs a GPU, within minutes")
     five.add_argument("--out", type=Path, default=Path("runs/gpu"), help="folder for tables, pictures and the log")

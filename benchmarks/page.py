@@ -50,6 +50,7 @@ def kind_of(rows: Rows) -> str:
         "time / floor": "losses",
         "time / fused": "attention",
         "gigaflops / second": "scaling",
+        "images / second": "data",
     }
     found = [kind for column, kind in marks.items() if column in rows[0]]
     if len(found) != 1:
@@ -136,11 +137,41 @@ def gradients(rows: Rows) -> str:
     return "\n".join([*text, *(["What happened where a cell says so:", "", *failures, ""] if failures else [])])
 
 
+def data(rows: Rows) -> str:
+    """Per set of images: the ratios that count, then the rates of everyone and the shares of a step."""
+    parts = [_machine(rows)]
+    for name in _unique(rows, "set"):
+        mine = [row for row in rows if row["set"] == name]
+        first = mine[0]
+        parts.append(f"**{first['images']}**, {int(first['count']):,} files, batches of {first['batch']}.\n")
+        body = []
+        for part in _unique([row for row in mine if row["speed / one at a time"]], "part"):
+            rates = [row for row in mine if row["part"] == part and row["speed / one at a time"]]
+            for row in rates:
+                figures = [_figure(row, "images / second"), f"{float(row['speed / one at a time']):.2f}x"]
+                body.append(
+                    [part, " ".join(filter(None, [row["contender"], row["version"]])), row["workers"], *figures]
+                )
+        parts.append(_table(["part", "who", "workers", "images / s", "/ PIL, as many workers"], body))
+        shares = [row for row in mine if row["views share"]]
+        header = ["a step of training here", "decoding", "augmentation", "images / s"]
+        body = [
+            [row["contender"], *(f"{float(row[c]):.1%}" for c in ("decode share", "views share")), row["rate"]]
+            for row in (known | {"rate": _figure(known, "images / second")} for known in shares)
+        ]
+        parts.append(_table(header, body))
+        parts += [
+            f"- {row['contender']}, {row['workers']} workers: {row['status']}" for row in mine if row["status"] != OK
+        ]
+    return "\n".join([*parts, ""])
+
+
 FRAGMENTS: dict[str, Callable[[Rows], str]] = {
     "losses": losses,
     "scaling": scaling,
     "attention": attention,
     "gradients": gradients,
+    "data": data,
 }
 
 

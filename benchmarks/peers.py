@@ -50,6 +50,14 @@ def inf_cl(folder: Path | None) -> types.ModuleType:
     return _installed("inf_cl", "pip install --no-deps inf-cl", folder)
 
 
+def albumentations(folder: Path | None) -> types.ModuleType:
+    """Return ``albumentations`` as the distribution AlbumentationsX ships it."""
+    packages = "albumentationsx albucore numkong stringzilla opencv-python-headless"
+    return _installed(
+        "albumentations", f"pip install --no-deps --target FOLDER {packages}, then --peers FOLDER", folder
+    )
+
+
 def version(distribution: str, folder: Path | None) -> str:
     """Return the version of an installed distribution, or an empty string."""
     found = importlib.metadata.distributions(name=distribution, path=_search_path(folder))

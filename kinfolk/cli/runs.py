@@ -17,6 +17,15 @@ _TRAIN_EPILOG = """recipes: simclr, moco, supcon, xclr and cacr, each with -digi
 Any of a recipe's settings can follow, e.g. --seed 1 --epochs 50 --batch-size 128 --method.temperature 0.1"""
 
 
+_PARTS = {
+    "relation": "captions perplexity=15",
+    "sampler": "class-balanced per_class=4",
+    "encoder": "resnet18",
+    "method": "supcon temperature=0.1",
+    "optimizer": "sgd learning_rate=0.06",
+}
+
+
 def add_run_commands(commands: Any) -> None:
     """Add train, eval, embed and report."""
     parser = command(commands, "train", train, "train an encoder, evaluate it and write a report", add_help=False)
@@ -25,8 +34,14 @@ def add_run_commands(commands: Any) -> None:
     parser.add_argument("-h", "--help", action="store_true", help="show this; after RECIPE, its settings too")
     parser.add_argument("--data", metavar="DATA", help=f"other data: {DATA_HELP}")
     parser.add_argument(
-        "--derive", metavar="KIND", action="append", help="make a version of the data, e.g. 'imbalanced factor=100'"
+        "--derive",
+        metavar="'KIND NAME=VALUE ...'",
+        action="append",
+        default=[],
+        help="train on a version of the data, e.g. 'imbalanced rule=long-tail factor=100'; may be repeated",
     )
+    for part, example in _PARTS.items():
+        parser.add_argument(f"--{part}", metavar="'KIND NAME=VALUE ...'", help=f"another {part}, e.g. '{example}'")
     parser.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/NAME)")
     parser.add_argument("--smoke", action="store_true", help="shrink everything to seconds")
     parser.add_argument("--resume", action="store_true", help="continue the run exactly where it stopped")
@@ -80,7 +95,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 def _base_config(arguments: argparse.Namespace) -> TrainConfig:
     """The config that a recipe's name, a YAML file or a run's folder stands for, with --data and --smoke applied."""
-    from kinfolk.recipes import RECIPES, recipe, smoke, source_config
+    from kinfolk.recipes import RECIPES, part_config, recipe, smoke, source_config
     from kinfolk.train import load_config
 
     is_path = arguments.recipe not in RECIPES and (
@@ -90,6 +105,13 @@ def _base_config(arguments: argparse.Namespace) -> TrainConfig:
     if arguments.data is not None:
         name = f"{config.method.kind}-{Path(arguments.data).stem}"
         config = replace(config, source=source_config(arguments.data), name=name)
+    for part in _PARTS:
+        if getattr(arguments, part) is not None:
+            config = replace(config, **{part: part_config(part, getattr(arguments, part))})
+    if arguments.derive:
+        config = replace(
+            config, derived=(*config.derived, *(part_config("derived", text) for text in arguments.derive))
+        )
     return smoke(config) if arguments.smoke else config
 
 

@@ -13,6 +13,7 @@ from torch.utils.data import Sampler as IndexSampler
 
 from kinfolk.data.cache import CachedSource
 from kinfolk.data.sources.base import ArraySource, Source
+from kinfolk.data.sources.streaming import StreamSource
 
 
 class Sampler(Protocol):
@@ -72,6 +73,9 @@ class BatchReader:
         return self._read(epoch, start_step)
 
     def _read(self, epoch: int, start_step: int) -> Iterator[dict[str, Any]]:
+        if isinstance(self.sampler, StreamSampler):
+            yield from self.sampler.read(epoch, start_step, workers=self.workers)
+            return
         self._order.epoch, self._order.start_step = epoch, start_step
         if self.workers == 0 or _is_indexing(self.source):
             self._stop_workers()
@@ -99,6 +103,39 @@ class BatchReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class StreamSampler:
+    """What takes the place of a sampler where samples come in an order of the stream's own.
+
+    Args:
+        source: the stream.
+        batch_size: of all ranks together.
+        rank: of this process, from 0.
+        world_size: number of processes; must divide `batch_size`.
+
+    Raises:
+        ValueError: when an epoch of the stream does not fill one batch.
+    """
+
+    def __init__(self, source: StreamSource, *, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self.source, self.batch_size, self.rank, self.world_size = source, batch_size, rank, world_size
+        self.steps_per_epoch = source.steps_per_epoch(batch_size)
+
+    def batch(self, epoch: int, step: int) -> Tensor:
+        """Raise: a stream has no positions to name."""
+        raise TypeError(f"{self.source.name} is a stream, whose samples have no positions; read it with BatchReader")
+
+    def read(self, epoch: int, start_step: int, *, workers: int) -> Iterator[dict[str, Any]]:
+        """Read this rank's share of an epoch's batches."""
+        return self.source.batches(
+            epoch,
+            batch_size=self.batch_size,
+            start_step=start_step,
+            rank=self.rank,
+            world_size=self.world_size,
+            workers=workers,
+        )
 
 
 def resident(source: Source, device: torch.device, *, limit_mb: int = 8192) -> Source:

@@ -1,6 +1,7 @@
 """The encoders every table shows beside the trained one: pixels as they are, and pixels minus their mean.
 
-The third one, an untrained encoder, is any fresh encoder of the same architecture; it needs no code of its own.
+For the rows of a table they are its features, which have mean 0 already. The third one, an untrained encoder, is any
+fresh encoder of the same architecture; it needs no code of its own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kinfolk.data.views import to_float
+from kinfolk.data.views.table import unaugmented
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class RawPixels(nn.Module):
-    """Flattened pixels in [0, 1] as features: what a representation has to beat.
+    """Flattened pixels in [0, 1], or a table's own features: what a representation has to beat.
 
     Args:
         channels: colour channels of the images.
@@ -75,7 +76,7 @@ class CentredRawPixels(nn.Module):
         chosen = torch.arange(len(source)) if indices is None else indices
         total = torch.zeros(source.channels, *source.image_size, dtype=torch.float64)
         for part in chosen.split(batch_size):
-            total += to_float(source.fetch(part)["images"]).double().sum(0)
+            total += unaugmented(source.fetch(part)["images"]).double().sum(0)
         return cls((total / len(chosen)).float())
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b chw"]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from kinfolk.data.sources.table import is_table
 from kinfolk.evals.baselines import CentredRawPixels, RawPixels
 from kinfolk.evals.features import FeatureSplits, extract, extract_views
 from kinfolk.evals.few_label_probe import FewLabelProbe
@@ -21,10 +22,12 @@ from kinfolk.evals.records import LabelsUsed, Record
 from kinfolk.evals.retrieval import Retrieval
 
 if TYPE_CHECKING:
-    from kinfolk.data.sources import Splits
+    from kinfolk.data.sources import Source, Splits
     from kinfolk.data.views import ViewMaker
+    from kinfolk.data.views.table import TableViewMaker
 
 Protocol = Literal["knn", "linear_probe", "few_label_probe", "retrieval", "geometry"]
+_LAYERS = {"raw pixels": "pixels", "centred raw pixels": "pixels", "raw features": "features of the table"}
 _log = logging.getLogger(__name__)
 
 
@@ -105,16 +108,19 @@ def evaluate(
     config: EvaluationConfig,
     *,
     untrained: nn.Module,
-    view_maker: ViewMaker | None = None,
+    view_maker: ViewMaker | TableViewMaker | None = None,
     labels_used: LabelsUsed,
     device: torch.device | str | None = None,
 ) -> list[Record]:
     """Run every protocol on the encoder, raw pixels, centred raw pixels and an untrained encoder.
 
+    For a table the raw baseline is its features as they are, "raw features".
+
     What is left out for want of labels or views is logged as a warning; `evaluation_notes` returns the same lines.
 
     Args:
-        encoder: the trained encoder, from float images `[b, C, H, W]` in [0, 1] to `[b, d]`; its state is not changed.
+        encoder: the trained encoder, from float images `[b, C, H, W]` in [0, 1], or a table's rows `[b, F, 1, 1]`, to
+            `[b, d]`; its state is not changed.
         splits: training and test source. An id that stands in both names the same sample.
         config: protocols and parameters.
         untrained: a fresh encoder of the same kind.
@@ -132,9 +138,7 @@ def evaluate(
     for note in evaluation_notes(splits, config, view_maker=view_maker):
         _log.warning(note)
     train_rows, test_rows = _chosen(splits, config)
-    pixels = RawPixels(channels=splits.train.channels, image_size=splits.train.image_size)
-    centred = CentredRawPixels.fit(splits.train, batch_size=config.batch_size, indices=train_rows)
-    who = {"trained": encoder, "raw pixels": pixels, "centred raw pixels": centred, "untrained": untrained}
+    who = {"trained": encoder, **_raw(splits.train, config, train_rows), "untrained": untrained}
     records: list[Record] = []
     for name, module in who.items():
         features = _features(module, splits, config, train_rows, test_rows, view_maker, device)
@@ -144,7 +148,7 @@ def evaluate(
 
 
 def evaluation_notes(
-    splits: Splits, config: EvaluationConfig, *, view_maker: ViewMaker | None = None
+    splits: Splits, config: EvaluationConfig, *, view_maker: ViewMaker | TableViewMaker | None = None
 ) -> tuple[str, ...]:
     """What `evaluate` will leave out of these splits, and why; empty when nothing.
 
@@ -171,7 +175,18 @@ def evaluation_notes(
     return tuple(notes)
 
 
-def _two_views(view_maker: ViewMaker | None) -> bool:
+def _raw(source: Source, config: EvaluationConfig, rows: Tensor) -> dict[str, nn.Module]:
+    """The baselines without an encoder; a table's features have mean 0 already, so centring would change nothing."""
+    raw = RawPixels(channels=source.channels, image_size=source.image_size)
+    if is_table(source):
+        return {"raw features": raw}
+    return {
+        "raw pixels": raw,
+        "centred raw pixels": CentredRawPixels.fit(source, batch_size=config.batch_size, indices=rows),
+    }
+
+
+def _two_views(view_maker: ViewMaker | TableViewMaker | None) -> bool:
     return view_maker is not None and view_maker.config.count >= 2
 
 
@@ -190,7 +205,7 @@ def _features(
     config: EvaluationConfig,
     train_rows: Tensor,
     test_rows: Tensor,
-    view_maker: ViewMaker | None,
+    view_maker: ViewMaker | TableViewMaker | None,
     device: torch.device | str | None,
 ) -> FeatureSplits:
     how: dict[str, Any] = {"batch_size": config.batch_size, "device": device}
@@ -209,7 +224,7 @@ def _records(name: str, features: FeatureSplits, config: EvaluationConfig, label
             continue
         used = features.labelled() if evaluator.needs_labels else features
         shared = {
-            "layer": "pixels" if "pixels" in name else "encoder output",
+            "layer": _LAYERS.get(name, "encoder output"),
             "feature_dim": features.train.dim,
             "normalisation": evaluator.normalisation,
             "n_train": len(used.train),

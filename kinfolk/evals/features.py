@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,13 +12,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from kinfolk.data.views import to_float
+from kinfolk.data.sources.columns import take_columns
+from kinfolk.data.views.table import unaugmented
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
 
     from kinfolk.data.sources import Source
     from kinfolk.data.views import ViewMaker
+    from kinfolk.data.views.table import TableViewMaker
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,8 +197,8 @@ def extract(
     Every submodule's mode and the encoder's device are as before afterwards.
 
     Args:
-        encoder: any module from float images `[b, C, H, W]` in [0, 1] to `[b, d]`.
-        source: where the uint8 images come from.
+        encoder: any module from float images `[b, C, H, W]` in [0, 1], or a table's rows `[b, F, 1, 1]`, to `[b, d]`.
+        source: where the uint8 images, or the rows, come from.
         batch_size: images per forward pass; it never changes the result beyond rounding.
         device: where to compute; None stays where the encoder's first parameter is.
         indices: int64 positions in the source; None takes all.
@@ -208,7 +213,7 @@ def extract(
     rows, ids, labels = [], [], []
     with _frozen(encoder, device) as place:
         for batch in _batches(source, indices, batch_size):
-            rows.append(_encode(encoder, to_float(batch["images"].to(place))))
+            rows.append(_encode(encoder, unaugmented(batch["images"].to(place))))
             ids.append(batch["ids"])
             labels.append(batch.get("labels"))
     known = [label for label in labels if label is not None]
@@ -218,7 +223,7 @@ def extract(
 def extract_views(
     encoder: nn.Module,
     source: Source,
-    view_maker: ViewMaker,
+    view_maker: ViewMaker | TableViewMaker,
     *,
     batch_size: int = 256,
     device: torch.device | str | None = None,
@@ -276,7 +281,14 @@ def _batches(source: Source, indices: Tensor | None, batch_size: int) -> Iterato
     if len(chosen) == 0:
         raise ValueError(f"there is nothing to encode: source {source.name!r} gives no sample here.")
     for part in chosen.split(batch_size):
-        yield source.fetch(part)
+        batch = source.fetch(part)
+        if batch.pop("skipped", None) is None:
+            yield batch
+            continue
+        own = batch["ids"] == source.ids[part]  # training needs full batches; here nothing stands in for a bad sample
+        _log.warning("%d samples of %s cannot be read and are not measured", int((~own).sum()), source.name)
+        if bool(own.any()):
+            yield take_columns(batch, own.nonzero().flatten())
 
 
 def _encode(encoder: nn.Module, images: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def as_encoder(module: nn.Module, *, channels: int, image_size: tuple[int, int])
         >>> as_encoder(nn.Conv2d(3, 2, 3, padding=1), channels=3, image_size=(8, 8)).feature_dim
         128
     """
-    out = _dry_run(module, channels=channels, image_size=image_size)
+    out = dry_run(module, channels=channels, image_size=image_size)
     if not isinstance(out, Tensor) or not out.is_floating_point():
         found = out.dtype if isinstance(out, Tensor) else type(out).__name__
         raise TypeError(
@@ -92,7 +92,16 @@ def encoder_dim(encoder: nn.Module) -> int:
     return dim
 
 
-def _dry_run(module: nn.Module, *, channels: int, image_size: tuple[int, int]) -> object:
+def dry_run(module: nn.Module, *, channels: int, image_size: tuple[int, int]) -> object:
+    """Return what a module makes of two grey images, in eval mode, and leave the module as it was.
+
+    Raises:
+        ValueError: the module does not accept such images.
+
+    Example:
+        >>> dry_run(nn.Flatten(), channels=3, image_size=(2, 2)).shape
+        torch.Size([2, 12])
+    """
     like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
     images = torch.full((2, channels, *image_size), 0.5, dtype=like.dtype, device=like.device)
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}

@@ -3,7 +3,9 @@
 from kinfolk.recipes.catalogue import RECIPES as RECIPES
 from kinfolk.recipes.catalogue import recipe as recipe
 from kinfolk.recipes.catalogue import smoke as smoke
+from kinfolk.recipes.parts import PARTS as PARTS
+from kinfolk.recipes.parts import part_config as part_config
 from kinfolk.recipes.sources import DATASETS as DATASETS
 from kinfolk.recipes.sources import source_config as source_config
 
-__all__ = ["DATASETS", "RECIPES", "recipe", "smoke", "source_config"]
+__all__ = ["DATASETS", "PARTS", "RECIPES", "part_config", "recipe", "smoke", "source_config"]

@@ -9,6 +9,7 @@ from functools import partial
 
 from kinfolk.evals import EvaluationConfig
 from kinfolk.methods import MoCoConfig
+from kinfolk.nn import ResNet18Config, SmallConvConfig
 from kinfolk.recipes import digits, fashion_mnist
 from kinfolk.train import TrainConfig
 
@@ -58,11 +59,11 @@ def smoke(config: TrainConfig) -> TrainConfig:
         >>> smoke(recipe("simclr-digits")).name
         'simclr-digits-smoke'
     """
-    method = config.method
+    method, encoder = config.method, config.encoder
     return replace(
         config,
         name=f"{config.name}-smoke",
-        encoder=replace(config.encoder, width=8),
+        encoder=replace(encoder, width=8) if isinstance(encoder, SmallConvConfig | ResNet18Config) else encoder,
         method=replace(method, queue_size=128) if isinstance(method, MoCoConfig) else method,
         evaluation=EvaluationConfig.smoke(),
         batch_size=64,

@@ -43,8 +43,7 @@ def xclr(*, moved: bool = False) -> TrainConfig:
 def cacr(*, moved: bool = False) -> TrainConfig:
     """CACR with four positives, no labels; as many image views as the others see."""
     config = _digits(CACRConfig(t_pos=1.0, t_neg=2.0), moved=moved)
-    views = replace(config.views, count=5)
-    return replace(config, views=views, batch_size=64, epochs=config.epochs * 2 // 5)
+    return replace(config, views=digits_views(count=5), batch_size=64, epochs=config.epochs * 2 // 5)
 
 
 def _digits(method: MethodConfig, *, moved: bool) -> TrainConfig:

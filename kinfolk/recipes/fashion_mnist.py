@@ -42,7 +42,7 @@ def xclr() -> TrainConfig:
 def cacr() -> TrainConfig:
     """CACR with four positives, no labels: 4 epochs of five views are as many views as 10 epochs of two."""
     config = _fashion_mnist(CACRConfig(t_pos=1.0, t_neg=2.0))
-    return replace(config, views=replace(config.views, count=5), batch_size=128, epochs=config.epochs * 2 // 5)
+    return replace(config, views=fashion_views(count=5), batch_size=128, epochs=config.epochs * 2 // 5)
 
 
 def _fashion_mnist(method: MethodConfig) -> TrainConfig:

@@ -12,7 +12,13 @@ from kinfolk.report.style import ACCENT, FAINT, MUTED
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-ENCODER_COLOURS = {"trained": ACCENT, "untrained": "#a6a6a6", "raw pixels": "#e0a458", "centred raw pixels": "#b5651d"}
+ENCODER_COLOURS = {
+    "trained": ACCENT,
+    "untrained": "#a6a6a6",
+    "raw pixels": "#e0a458",
+    "raw features": "#e0a458",
+    "centred raw pixels": "#b5651d",
+}
 
 
 class Bar(NamedTuple):

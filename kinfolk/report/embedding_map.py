@@ -113,7 +113,7 @@ def spread_out(points: Float[np.ndarray, "n 2"], *, side: float, seed: int = 0) 
 
 def draw_map(
     points: Mapping[str, Array],
-    images: Num[Array, "n c h w"],
+    images: Num[Array, "n c h w"] | None,
     path: str | Path,
     *,
     labels: Int[Array, " n"] | None = None,
@@ -129,7 +129,7 @@ def draw_map(
 
     Args:
         points: panel title -> `[n, 2]` in the unit square, as `embed_2d` gives it.
-        images: the n images, uint8 or floats in [0, 1].
+        images: the n images, uint8 or floats in [0, 1]; None, as for a table, draws dots alone.
         path: where the PNG goes.
         labels: `[n]` integers, -1 = unlabelled; None draws all in one colour.
         class_names: names for the legend, which is left out beyond 20 classes.
@@ -143,7 +143,7 @@ def draw_map(
         ValueError: points or labels that do not have one row per image.
     """
     classes = None if labels is None else to_numpy(labels)
-    pixels, grey = to_rgb(images), images.shape[1] == 1
+    pixels, grey = (None, False) if images is None else (to_rgb(images), images.shape[1] == 1)
     height = 0.75 + WIDTH / max(2, len(points)) + _legend_height(classes)
     with picture(path, height=height) as figure:
         headline(figure, title, _note(classes))
@@ -192,7 +192,7 @@ def thumbnail_side(count: int) -> float:
 def draw_panel(
     axes: Axes,
     points: Float[np.ndarray, "n 2"],
-    pixels: Float[np.ndarray, "n h w 3"],
+    pixels: Float[np.ndarray, "n h w 3"] | None,
     *,
     grey: bool,
     labels: Int[np.ndarray, " n"] | None,
@@ -201,10 +201,11 @@ def draw_panel(
 ) -> None:
     """Draw one map into square axes; arguments as in `draw_map`, `side` is a thumbnail's share of the width."""
     side = thumbnail_side(len(points)) if side is None else side
-    if points.shape != (len(pixels), 2):
-        raise ValueError(f"points must have one (x, y) per image: points {points.shape}, images {len(pixels)}.")
-    if labels is not None and labels.shape != (len(pixels),):
-        raise ValueError(f"labels must have one entry per image: labels {labels.shape}, images {len(pixels)}.")
+    count = len(points) if pixels is None else len(pixels)
+    if points.shape != (count, 2):
+        raise ValueError(f"points must have one (x, y) per image: points {points.shape}, images {count}.")
+    if labels is not None and labels.shape != (count,):
+        raise ValueError(f"labels must have one entry per image: labels {labels.shape}, images {count}.")
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set(visible=True, color=FAINT)
@@ -212,12 +213,13 @@ def draw_panel(
         INK if labels is None else class_colour(int(label))
         for label in (range(len(points)) if labels is None else labels)
     ]
-    shown = spread_out(points, side=0.85 * side, seed=seed)
+    shown = spread_out(points, side=0.85 * side, seed=seed) if pixels is not None else np.arange(0)
     rest = np.setdiff1d(np.arange(len(points)), shown)
     axes.scatter(
         points[rest, 0], points[rest, 1], s=100 * side, c=[colours[i] for i in rest], alpha=0.55, linewidths=0, zorder=1
     )
     for index in shown:
+        assert pixels is not None
         x, y = points[index]
         if grey:
             paste(axes, tinted(pixels[index, ..., 0], colours[index]), x, y, side=side)

@@ -12,7 +12,7 @@ import numpy as np
 from kinfolk.report.bars import Bar, draw_bars
 from kinfolk.report.embedding_map import draw_panel, embed_2d, thumbnail_side
 from kinfolk.report.picture_sections import map_title
-from kinfolk.report.sample import PIXELS, TRAINED, take_sample
+from kinfolk.report.sample import TRAINED, take_sample
 from kinfolk.report.style import MUTED, WIDTH, Array, picture, to_numpy, to_rgb
 from kinfolk.report.table import evaluation_rows, few_label_bars
 from kinfolk.train import Run, load_encoder
@@ -45,9 +45,9 @@ def overview(run: str | os.PathLike[str], path: str | Path | None = None, *, see
     return draw_overview(
         {
             map_title(sample, name, between="\n"): embed_2d(sample.features[name], seed=seed)
-            for name in (PIXELS, TRAINED)
+            for name in (sample.raw, TRAINED)
         },
-        sample.images,
+        None if sample.is_table else sample.images,
         read.folder / "report" / "overview.png" if path is None else path,
         labels=sample.labels,
         groups=groups,
@@ -58,7 +58,7 @@ def overview(run: str | os.PathLike[str], path: str | Path | None = None, *, see
 
 def draw_overview(
     points: Mapping[str, Array],
-    images: Num[Array, "n c h w"],
+    images: Num[Array, "n c h w"] | None,
     path: str | Path,
     *,
     labels: Int[Array, " n"] | None,
@@ -70,7 +70,7 @@ def draw_overview(
 
     Args:
         points: title -> `[n, 2]` in the unit square; two maps.
-        images: the n images.
+        images: the n images; None, as for a table, draws dots alone.
         path: where the PNG goes.
         labels: `[n]`, -1 = unlabelled, or None.
         groups: names of the bar groups; without any the chart says so.
@@ -81,14 +81,15 @@ def draw_overview(
         `path`.
     """
     height = _TOP + _SIDE + _BOTTOM
-    pixels, classes = to_rgb(images), None if labels is None else to_numpy(labels)
+    pixels, grey = (None, False) if images is None else (to_rgb(images), images.shape[1] == 1)
+    classes = None if labels is None else to_numpy(labels)
+    side = 1.3 * thumbnail_side(len(next(iter(points.values()), ())))  # these maps are smaller than the report's
     with picture(path, height=height) as figure:
-        side = 1.3 * thumbnail_side(len(pixels))  # these maps are smaller than the report's
         for column, (title, places) in enumerate(points.items()):
             left = 0.04 + column * (_SIDE + 0.1)
             axes = figure.add_axes((left / WIDTH, _BOTTOM / height, _SIDE / WIDTH, _SIDE / height))
             axes.set_title(title)
-            draw_panel(axes, to_numpy(places), pixels, grey=images.shape[1] == 1, labels=classes, seed=seed, side=side)
+            draw_panel(axes, to_numpy(places), pixels, grey=grey, labels=classes, seed=seed, side=side)
         left, floor = 2 * (_SIDE + 0.1) + 0.5, 0.84
         axes = figure.add_axes(
             (left / WIDTH, floor / height, (WIDTH - left - 0.08) / WIDTH, (_SIDE + _BOTTOM - floor) / height)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from kinfolk.data import ViewMaker
+from kinfolk.data.sources.table import is_table
+from kinfolk.data.views.table import make_views
 from kinfolk.methods import CACR
 from kinfolk.report.embedding_map import draw_map, embed_2d
 from kinfolk.report.material import Material
@@ -35,16 +36,18 @@ def map_section(material: Material) -> Section:
     points = {map_title(sample, name): embed_2d(rows, seed=material.seed) for name, rows in sample.features.items()}
     png = draw_map(
         points,
-        sample.images,
+        None if sample.is_table else sample.images,
         material.folder / "map.png",
         labels=sample.labels,
         class_names=sample.class_names,
         seed=material.seed,
     )
-    alt = f"{len(sample)} test images placed by t-SNE, one map each: {'; '.join(points)}."
+    kind = "row" if sample.is_table else "image"
+    alt = f"{len(sample)} test {kind}s placed by t-SNE, one map each: {'; '.join(points)}."
     caption = (
-        f"{len(sample):,} of {len(material.splits.test):,} test images, drawn by seed, placed by t-SNE of their"
-        " unit-length features. Each dot is an image; thumbnails stand where there is room."
+        f"{len(sample):,} of {len(material.splits.test):,} test {kind}s, drawn by seed, placed by t-SNE of their"
+        f" unit-length features. Each dot is {'a row' if sample.is_table else 'an image'}"
+        f"{'' if sample.is_table else '; thumbnails stand where there is room'}."
     )
     return Section("map", title, figure_html(png, alt=alt, caption=caption))
 
@@ -61,7 +64,11 @@ def neighbours_section(material: Material) -> Section:
     if sample is None:
         return Section("neighbours", title, missing_html(material.no_sample()))
     if len(sample) < 2:
-        return Section("neighbours", title, missing_html("The test set has one image, so it has no neighbour."))
+        return Section("neighbours", title, missing_html("The test set has one sample, so it has no neighbour."))
+    if sample.is_table:
+        shares = ", ".join(map_title(sample, name) for name in sample.features)
+        words = f"Rows of a table have no picture to show. Over {len(sample):,} test rows, by cosine: {shares}."
+        return Section("neighbours", title, paragraph_html(words))
     queries = by_class(choose(len(sample), _QUERIES, seed=material.seed + 1), sample.labels)
     found = {name: nearest(rows, queries, k=_NEIGHBOURS) for name, rows in sample.features.items()}
     png = draw_neighbours(
@@ -88,7 +95,7 @@ def graph_section(material: Material) -> Section:
     if sample is None or material.encoder is None:
         return Section("graph", title, missing_html(material.no_sample()))
     if len(sample) < 2:
-        return Section("graph", title, missing_html("The test set has one image, so it has no pair to compare."))
+        return Section("graph", title, missing_html("The test set has one sample, so it has no pair to compare."))
     try:
         found = compare_with_target(
             material.config, material.splits, sample, _modules(material), rows=_GRAPH_ROWS, seed=material.seed
@@ -107,7 +114,7 @@ def graph_section(material: Material) -> Section:
     said = "; ".join(f"{name} {'not defined' if rank is None else f'{rank:+.2f}'}" for name, rank in ranks.items())
     caption = (
         f"Left, what the method asks for between {len(found.target)} rows ({found.name}); right, the cosines that came"
-        f" out, beside those of raw pixels. Rank correlation with the target off the diagonal: {said}."
+        f" out, beside those of {sample.raw}. Rank correlation with the target off the diagonal: {said}."
     )
     if found.name == OWN_VIEWS:
         caption += (
@@ -121,7 +128,8 @@ def graph_section(material: Material) -> Section:
 def _modules(material: Material) -> dict[str, nn.Module]:
     """Who is asked for similarities: the projections that the loss compares, or else the encoder, and raw pixels."""
     assert material.encoder is not None
-    pixels: dict[str, nn.Module] = {"raw pixels, cosine": nn.Flatten()}
+    assert material.sample is not None
+    pixels: dict[str, nn.Module] = {f"{material.sample.raw}, cosine": nn.Flatten()}
     head = getattr(material.method, "head", None)
     if material.method is None or not isinstance(head, nn.Module):
         return {"encoder output, cosine": material.encoder, **pixels}
@@ -142,9 +150,11 @@ def weights_section(material: Material) -> Section:
     if (method := material.method) is None:
         return Section("weights", title, missing_html("The run has no checkpoint to compute the weights from."))
     assert isinstance(method, CACR)
+    if is_table(source):
+        return Section("weights", title, paragraph_html("Rows of a table have no picture to show with their weights."))
     count = min(_WEIGHT_SAMPLES, config.batch_size, len(source))
     batch = source.fetch(choose(len(source), count, seed=material.seed))
-    views = ViewMaker(config.views, seed=material.seed)(batch["images"], batch["ids"], epoch=0)
+    views = make_views(config.views, source, seed=material.seed)(batch["images"], batch["ids"], epoch=0)
     with torch.no_grad():
         attraction, repulsion = method.loss.weights([method.head(method.encoder(view)) for view in views])
     queries = choose(count, _WEIGHT_QUERIES, seed=material.seed + 2)

@@ -10,14 +10,15 @@ import torch
 from torch import nn
 
 from kinfolk.data import Source
+from kinfolk.data.sources.table import is_table
 from kinfolk.evals import RawPixels, extract
 from kinfolk.report.neighbours import nearest, same_class
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int, Int64, UInt8
+    from jaxtyping import Float, Int, Int64, Num
     from torch import Tensor
 
-TRAINED, PIXELS = "trained encoder", "raw pixels"
+TRAINED, PIXELS, FEATURES = "trained encoder", "raw pixels", "raw features"
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Sample:
     """Images in ascending order of id, and everything pictures need to know about them.
 
     Args:
-        images: uint8 `[n, C, H, W]`.
+        images: uint8 `[n, C, H, W]`; the rows of a table float32 `[n, F, 1, 1]`.
         ids: int64 `[n]`.
         features: who made them -> float `[n, d]`.
         labels: int64 `[n]`, -1 = unlabelled; None where no image has a label.
@@ -33,7 +34,7 @@ class Sample:
         text_embedding: `[n, e]` where the source has one.
     """
 
-    images: UInt8[Tensor, "n c h w"]
+    images: Num[Tensor, "n c h w"]
     ids: Int64[Tensor, " n"]
     features: dict[str, Float[Tensor, "n d"]] = field(default_factory=dict)
     labels: Int[np.ndarray, " n"] | None = None
@@ -42,6 +43,16 @@ class Sample:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def raw(self) -> str:
+        """What the baseline without an encoder is called: raw pixels, or a table's raw features."""
+        return FEATURES if FEATURES in self.features else PIXELS
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the samples are rows of a table, which no picture shows."""
+        return self.images.is_floating_point()
 
 
 def take_sample(source: Source, encoder: nn.Module | None, *, count: int, seed: int) -> Sample:
@@ -57,7 +68,8 @@ def take_sample(source: Source, encoder: nn.Module | None, *, count: int, seed: 
     chosen = chosen[source.ids[chosen].argsort()]  # `extract` returns rows in the order of ids
     batch = source.fetch(chosen)
     pixels = RawPixels(channels=source.channels, image_size=source.image_size)
-    encoders = {PIXELS: pixels} if encoder is None else {TRAINED: encoder, PIXELS: pixels}
+    raw = FEATURES if is_table(source) else PIXELS
+    encoders = {raw: pixels} if encoder is None else {TRAINED: encoder, raw: pixels}
     features = {name: extract(module, source, indices=chosen).rows for name, module in encoders.items()}
     labels = batch.get("labels")
     if labels is not None and not bool((labels >= 0).any()):

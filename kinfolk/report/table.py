@@ -8,7 +8,7 @@ from typing import Any
 
 from kinfolk.report.bars import Bar
 
-ENCODERS = ("trained", "untrained", "raw pixels", "centred raw pixels")
+ENCODERS = ("trained", "untrained", "raw pixels", "centred raw pixels", "raw features")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from kinfolk.data import ClassTable, ClassTableConfig, Relation, Splits, ViewMaker, to_float
+from kinfolk.data import ClassTable, ClassTableConfig, Relation, Splits
+from kinfolk.data.views.table import make_views, unaugmented
 from kinfolk.graphs import KernelGraph, LabelGraph, SimilarityGraph
 from kinfolk.methods import XCLRConfig
 from kinfolk.report.embedding_map import unit_rows
@@ -71,10 +72,10 @@ def compare_with_target(
     found = _graph(config, splits, sample, places)
     if found is None:
         places = by_class(choose(len(sample), rows // 2, seed=seed), sample.labels)
-        images, places = _pairs_of_views(config, sample, places, seed=seed)
+        images, places = _pairs_of_views(config, splits, sample, places, seed=seed)
         found = OWN_VIEWS, LabelGraph(torch.from_numpy(places))  # rows of one image relate
     else:
-        images = to_float(sample.images[places])
+        images = unaugmented(sample.images[places])
     name, graph = found
     with torch.no_grad():
         learnt = {who: _cosines(module(images)) for who, module in modules.items()}
@@ -104,10 +105,11 @@ def _relation_over_test(config: TrainConfig, splits: Splits) -> Relation:
 
 
 def _pairs_of_views(
-    config: TrainConfig, sample: Sample, places: Int[np.ndarray, " k"], *, seed: int
+    config: TrainConfig, splits: Splits, sample: Sample, places: Int[np.ndarray, " k"], *, seed: int
 ) -> tuple[Float[Tensor, "n c h w"], Int[np.ndarray, " n"]]:
     """Two views of every image, side by side, and which image each row shows."""
-    views = ViewMaker(config.views, seed=seed)(sample.images[places], sample.ids[places], epoch=0)[:2]
+    maker = make_views(config.views, splits.train, seed=seed)
+    views = maker(sample.images[places], sample.ids[places], epoch=0)[:2]
     return torch.stack(views, dim=1).flatten(0, 1), np.repeat(places, len(views))
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from kinfolk.data import Source
+from kinfolk.data.sources.table import is_table
 from kinfolk.report.curves import draw_curves, series_of
 from kinfolk.report.material import Material
 from kinfolk.report.page import (
@@ -26,13 +28,19 @@ from kinfolk.train.evaluation import labels_used, left_out
 def lead(material: Material) -> str:
     """Say in two sentences what was trained on what."""
     config, train = material.config, material.splits.train
-    colours = {1: "grey", 3: "RGB", 4: "RGBA"}[train.channels]
-    height, width = train.image_size
     seen = "no labels" if labels_used(config) == "none" else "all training labels"
     return (
-        f"A {config.encoder.kind} encoder trained with {config.method.kind} on {len(train):,} {colours} images of"
-        f" {width}×{height} pixels ({train.name}). Pretraining used {seen}."
+        f"A {config.encoder.kind} encoder trained with {config.method.kind} on {len(train):,} {_shape(train)}"
+        f" ({train.name}). Pretraining used {seen}."
     )
+
+
+def _shape(source: Source) -> str:
+    if is_table(source):
+        return f"rows of {source.channels} features"
+    colours = {1: "grey ", 3: "RGB ", 4: "RGBA "}.get(source.channels, "")
+    height, width = source.image_size
+    return f"{colours}images of {width}×{height} pixels"
 
 
 def summary_section(material: Material) -> Section:
@@ -43,13 +51,14 @@ def summary_section(material: Material) -> Section:
     seconds = material.last("end").get("seconds", material.last("train").get("seconds"))
     versions = ", ".join(f"{name} {start[name]}" for name in ("kinfolk", "torch") if name in start)
     views = steps * config.batch_size * config.views.count
+    kind = "row" if is_table(splits.train) else "image"
     settings = {
-        "data": f"{splits.train.name}: {len(splits.train):,} training and {len(splits.test):,} test images",
+        "data": f"{splits.train.name}: {len(splits.train):,} training and {len(splits.test):,} test {kind}s",
         "method": brief(config.method),
         "encoder": brief(config.encoder),
         "optimizer": brief(config.optimizer),
         "steps": f"{steps:,} of batch size {config.batch_size} ({config.epochs} epochs planned)",
-        "image views": f"{views:,} ({config.views.count} per image and epoch)",
+        f"{kind} views": f"{views:,} ({config.views.count} per {kind} and epoch)",
         "labels in pretraining": labels_used(config),
         "training time": "not recorded" if seconds is None else duration(float(seconds)),
         "device": f"{start.get('device', 'not recorded')}, {start.get('precision', config.precision)}",

@@ -1,10 +1,12 @@
 """Training: a complete config, one straight-line loop, runs that are folders."""
 
 from kinfolk.train.checkpoint import checkpoints as checkpoints
+from kinfolk.train.config import DerivedConfig as DerivedConfig
 from kinfolk.train.config import EncoderConfig as EncoderConfig
 from kinfolk.train.config import MethodConfig as MethodConfig
 from kinfolk.train.config import OptimizerConfig as OptimizerConfig
 from kinfolk.train.config import RelationConfig as RelationConfig
+from kinfolk.train.config import SamplerConfig as SamplerConfig
 from kinfolk.train.config import SourceConfig as SourceConfig
 from kinfolk.train.config import TrainConfig as TrainConfig
 from kinfolk.train.config import from_yaml as from_yaml
@@ -27,6 +29,7 @@ from kinfolk.train.tracking import read_metrics as read_metrics
 
 __all__ = [
     "AdamWConfig",
+    "DerivedConfig",
     "EncoderConfig",
     "EncoderFile",
     "MethodConfig",
@@ -34,6 +37,7 @@ __all__ = [
     "RelationConfig",
     "Run",
     "SGDConfig",
+    "SamplerConfig",
     "SourceConfig",
     "TrainConfig",
     "cached_backward",

@@ -7,36 +7,41 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from kinfolk.data import ClassBalancedSampler, PlainSampler, Source, ViewMaker
+from kinfolk.data import Source, StreamSampler, StreamSource, ViewMaker
+from kinfolk.data.loader import Sampler
+from kinfolk.data.views.table import TableViewMaker
 
 if TYPE_CHECKING:
     from kinfolk.train.config import TrainConfig
 
-Sampler = PlainSampler | ClassBalancedSampler
+_SEEN = ("images", "renderings", "rendering_count")  # what the views are made of
 
 
 def make_sampler(config: TrainConfig, source: Source, *, rank: int, world_size: int) -> Sampler:
     """Make the sampler that the config names; every rank takes the same number of steps.
 
     Raises:
-        ValueError: If classes are to be balanced and the source has no labels.
+        ValueError: If the source lacks what the sampler goes by, or is a stream, which has an order of its own.
     """
-    if config.sampler == "plain":
-        return PlainSampler(
-            len(source), batch_size=config.batch_size, seed=config.seed, rank=rank, world_size=world_size
-        )
-    if source.labels is None:
-        raise ValueError(f"sampler 'class-balanced' needs labels, and {source.name} has none; use sampler 'plain'")
-    return ClassBalancedSampler(
-        source.labels, batch_size=config.batch_size, seed=config.seed, rank=rank, world_size=world_size
+    if isinstance(source, StreamSource):
+        if config.sampler.kind != "plain":
+            raise ValueError(
+                f"{source.name} is a stream and comes in an order of its own, shuffled by its buffer; sampler must be"
+                f" 'plain', found {config.sampler.kind!r}. `kinfolk data shard` writes it to a folder for any."
+            )
+        return StreamSampler(source, batch_size=config.batch_size, rank=rank, world_size=world_size)
+    return config.sampler.build(
+        source, batch_size=config.batch_size, seed=config.seed, rank=rank, world_size=world_size
     )
 
 
-def make_batch(data: dict[str, Any], views: ViewMaker, *, epoch: int, device: torch.device) -> dict[str, Any]:
+def make_batch(
+    data: dict[str, Any], views: ViewMaker | TableViewMaker, *, epoch: int, device: torch.device
+) -> dict[str, Any]:
     """Move what a source gave to the device and replace its images by their augmented views."""
     batch = {
         name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
         for name, value in data.items()
     }
-    images = batch.pop("images")
-    return {"views": views(images, batch["ids"], epoch=epoch), **batch}
+    made = views.of_batch(batch, epoch=epoch)
+    return {"views": made, **{name: value for name, value in batch.items() if name not in _SEEN}}

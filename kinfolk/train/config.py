@@ -10,24 +10,78 @@ import yaml
 
 from kinfolk.data import (
     ArraysConfig,
-    ClassTableConfig,
+    BucketSamplerConfig,
+    CIFARConfig,
+    ClassBalancedSamplerConfig,
+    ColourSpaceViewsConfig,
     DigitsConfig,
+    DistinctSamplerConfig,
+    EmojiConfig,
     FashionMNISTConfig,
+    HuggingFaceConfig,
+    IconsConfig,
     ImageFolderConfig,
-    SideEmbeddingsConfig,
+    ImageNetConfig,
+    MultiViewsConfig,
+    PlainSamplerConfig,
+    ShardsConfig,
     Splits,
+    STL10Config,
+    TableConfig,
+    TableViewsConfig,
     ViewsConfig,
 )
+from kinfolk.data.derived import (
+    CaptionNoiseConfig,
+    ColouredConfig,
+    CompositeConfig,
+    CorruptedConfig,
+    FewLabelsConfig,
+    ImbalancedConfig,
+    LabelNoiseConfig,
+    OpenWorldConfig,
+    TexturedConfig,
+)
+from kinfolk.data.derived.attached import RenderingsConfig, SaliencyConfig
+from kinfolk.data.relations import RelationConfig
 from kinfolk.evals import EvaluationConfig
 from kinfolk.methods import CACRConfig, MoCoConfig, SimCLRConfig, SupConConfig, XCLRConfig
 from kinfolk.nn import ResNet18Config, SmallConvConfig
+from kinfolk.nn.mlp import MLPConfig
 from kinfolk.train.optimizers import AdamWConfig, SGDConfig
 from kinfolk.train.serialization import decode, encode, flatten
 
 # One union per kind; the command line and the YAML files both read these.
-SourceConfig = DigitsConfig | FashionMNISTConfig | ImageFolderConfig | ArraysConfig
-RelationConfig = ClassTableConfig | SideEmbeddingsConfig
-EncoderConfig = SmallConvConfig | ResNet18Config
+SourceConfig = (
+    DigitsConfig
+    | FashionMNISTConfig
+    | EmojiConfig
+    | IconsConfig
+    | ImageFolderConfig
+    | ShardsConfig
+    | HuggingFaceConfig
+    | CIFARConfig
+    | STL10Config
+    | ImageNetConfig
+    | ArraysConfig
+    | TableConfig
+)
+DerivedConfig = (
+    ImbalancedConfig
+    | LabelNoiseConfig
+    | CaptionNoiseConfig
+    | FewLabelsConfig
+    | ColouredConfig
+    | TexturedConfig
+    | CompositeConfig
+    | CorruptedConfig
+    | OpenWorldConfig
+    | SaliencyConfig
+    | RenderingsConfig
+)
+ViewSettings = ViewsConfig | MultiViewsConfig | ColourSpaceViewsConfig | TableViewsConfig
+SamplerConfig = PlainSamplerConfig | ClassBalancedSamplerConfig | DistinctSamplerConfig | BucketSamplerConfig
+EncoderConfig = SmallConvConfig | ResNet18Config | MLPConfig
 MethodConfig = SimCLRConfig | MoCoConfig | SupConConfig | XCLRConfig | CACRConfig
 OptimizerConfig = AdamWConfig | SGDConfig
 
@@ -53,7 +107,7 @@ class TrainConfig:
     """What the run is called, in the model card and as the default folder."""
     source: SourceConfig
     """Where the images come from."""
-    views: ViewsConfig
+    views: ViewSettings
     """How an image becomes several augmented views."""
     encoder: EncoderConfig
     """The network that is trained, evaluated and exported."""
@@ -61,7 +115,7 @@ class TrainConfig:
     """The training method and its loss."""
     relation: RelationConfig | None = None
     """How samples relate beyond their own views, for methods that take a similarity graph."""
-    derived: tuple[Any, ...] = ()
+    derived: tuple[DerivedConfig, ...] = ()
     """What is made of the source before training, in order: an imbalanced, noisy, biased or open-world version."""
     optimizer: OptimizerConfig = field(default_factory=AdamWConfig)
     """How weights are updated."""
@@ -85,8 +139,8 @@ class TrainConfig:
     """Largest norm of the gradient; None leaves it as it is."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the forward pass; auto means bf16 on a GPU that has it, else fp32."""
-    sampler: Literal["plain", "class-balanced"] = "plain"
-    """How a batch is drawn: a shuffled pass, or the same number of samples of every class."""
+    sampler: SamplerConfig = field(default_factory=PlainSamplerConfig)
+    """How a batch is drawn: a shuffled pass, equally many samples of every class, no caption twice, or by buckets."""
     workers: int = 0
     """Processes that read images beside the training process."""
     cache: Literal["auto", "memory", "disk", "none"] = "auto"
@@ -120,8 +174,7 @@ class TrainConfig:
             raise ValueError(f"warmup is a share of the steps, at least 0 and less than 1; found {self.warmup}")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm must be positive or None, found {self.clip_norm}")
-        for name, choices in (("precision", ("auto", "fp32", "bf16")), ("sampler", ("plain", "class-balanced")),
-                              ("device", ("auto", "cpu", "cuda")),
+        for name, choices in (("precision", ("auto", "fp32", "bf16")), ("device", ("auto", "cpu", "cuda")),
                               ("cache", ("auto", "memory", "disk", "none"))):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}; found {getattr(self, name)!r}")
@@ -147,7 +200,17 @@ def from_yaml(text: str, cls: Any = TrainConfig) -> Any:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"this is not YAML: {error}") from None
-    return decode(cls, data)
+    return decode(cls, _in_todays_form(data) if cls is TrainConfig else data)
+
+
+def _in_todays_form(data: Any) -> Any:
+    """Read what earlier versions wrote: views had one kind, which was not named, and samplers were names."""
+    if not isinstance(data, dict):
+        return data
+    views, sampler = data.get("views"), data.get("sampler")
+    if isinstance(views, dict):
+        data = data | {"views": {"kind": ViewsConfig.kind} | views}
+    return data | {"sampler": {"kind": sampler}} if isinstance(sampler, str) else data
 
 
 def load_config(run: str | Path) -> TrainConfig:
@@ -177,7 +240,7 @@ def differences(written: str, given: TrainConfig) -> list[str]:
     # Compared as documents, so that a config of someone's own, which from_yaml does not know, can be resumed too. A
     # setting that an older version did not have stands for its default.
     defaults = {f.name: encode(f.default) for f in fields(TrainConfig) if f.default is not MISSING}
-    document = yaml.safe_load(written)
+    document = _in_todays_form(yaml.safe_load(written))
     old, new = flatten(document | {k: v for k, v in defaults.items() if k not in document}), flatten(encode(given))
     names = [*old, *(name for name in new if name not in old)]
     pairs = {name: (old.get(name, "absent"), new.get(name, "absent")) for name in names}

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from kinfolk.data import ClassTableConfig, Splits, ViewMaker
+from kinfolk.data import Splits
+from kinfolk.data.views.table import make_views
 from kinfolk.evals import Record, evaluate, evaluation_notes, extract
 from kinfolk.train.config import SourceConfig, TrainConfig, load_config
 from kinfolk.train.device import resolve_device
@@ -48,7 +49,7 @@ def measure(config: TrainConfig, encoder: nn.Module, splits: Splits) -> list[Rec
         Splits(splits.reference, splits.test),
         config.evaluation,
         untrained=build_encoder(config, splits.train).eval(),
-        view_maker=ViewMaker(config.views, seed=config.seed),
+        view_maker=make_views(config.views, splits.train, seed=config.seed),
         labels_used=labels_used(config),
         device=resolve_device(config.device),
     )
@@ -57,14 +58,16 @@ def measure(config: TrainConfig, encoder: nn.Module, splits: Splits) -> list[Rec
 def left_out(config: TrainConfig, splits: Splits) -> tuple[str, ...]:
     """What `measure` leaves out of these splits, and why."""
     return evaluation_notes(
-        Splits(splits.reference, splits.test), config.evaluation, view_maker=ViewMaker(config.views, seed=config.seed)
+        Splits(splits.reference, splits.test),
+        config.evaluation,
+        view_maker=make_views(config.views, splits.train, seed=config.seed),
     )
 
 
 def labels_used(config: TrainConfig) -> Any:
     """Which labels pretraining sees, through the method, its class table or its sampler: "none" or "all"."""
-    seen = isinstance(config.relation, ClassTableConfig) or config.sampler == "class-balanced"
-    return "all" if seen else config.method.labels_used
+    seen = (getattr(config.relation, "labels_used", "none"), config.method.labels_used)
+    return "all" if "all" in seen or config.sampler.uses_labels else "none"
 
 
 def write_records(file: Path, records: list[Record]) -> None:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 import kinfolk
 from kinfolk import distributed
-from kinfolk.data import BatchReader, Splits, ViewMaker, cached, resident
+from kinfolk.data import BatchReader, Splits, cached, resident
 from kinfolk.data.counter import counter_seed
+from kinfolk.data.views.table import make_views
 from kinfolk.nn import encoder_dim, synchronise_batch_norm
 from kinfolk.train.batches import make_batch, make_sampler
 from kinfolk.train.card import write_card
@@ -85,7 +86,7 @@ def fit(
     seed_everything(config.seed)
     splits = config.load()
     source = splits.train
-    views = ViewMaker(config.views, seed=config.seed)
+    views = make_views(config.views, source, seed=config.seed)
     encoder = build_encoder(config, source)
     if init is not None:
         initialise_encoder(encoder, init)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,8 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from kinfolk.data import Source, ViewMaker
+from kinfolk.data import Source
+from kinfolk.data.views.table import make_views
 from kinfolk.methods import Method
+from kinfolk.nn.initial_weights import InitialWeights, load_initial_weights
 from kinfolk.train.checkpoint import checkpoints, remove_partial, restore_checkpoint
 from kinfolk.train.config import EncoderConfig, TrainConfig, differences, from_yaml, load_config, to_yaml
 from kinfolk.train.files import atomic_path, write_text
@@ -153,15 +155,17 @@ def build_method(config: TrainConfig, source: Source, *, encoder: nn.Module | No
 def view_shape(config: TrainConfig, source: Source) -> tuple[int, tuple[int, int]]:
     """Channels and ``(H, W)`` of the views that the encoder will see, measured on the first sample."""
     sample = source.fetch(torch.tensor([0]))
-    view = ViewMaker(config.views, seed=config.seed)(sample["images"], sample["ids"], epoch=0)[0]
+    view = make_views(config.views, source, seed=config.seed)(sample["images"], sample["ids"], epoch=0)[0]
     return view.shape[1], (view.shape[2], view.shape[3])
 
 
 def export_encoder(run: Run, encoder: nn.Module, description: EncoderFile) -> None:
-    """Write ``encoder.safetensors`` and ``encoder.yaml``."""
+    """Write ``encoder.safetensors`` and ``encoder.yaml``, from which the encoder can be built without a network."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     with atomic_path(run.folder / "encoder.safetensors") as temporary:
         save_file(state, str(temporary))
+    if hasattr(description.encoder, "stored"):  # a model by name: its architecture is kept with the run
+        description = replace(description, encoder=description.encoder.stored(encoder))
     write_text(run.folder / "encoder.yaml", to_yaml(description))
 
 
@@ -207,6 +211,8 @@ def load_method(run: str | os.PathLike[str]) -> Method:
         FileNotFoundError: If the run has no checkpoint.
     """
     config = load_config(Path(run))
+    if (Path(run) / "encoder.yaml").is_file():  # a pretrained model need not be there any more
+        config = replace(config, encoder=describe_encoder(run).encoder)
     found = checkpoints(Path(run) / "checkpoints")
     if not found:
         raise FileNotFoundError(f"{Path(run)} has no complete checkpoint")
@@ -215,24 +221,19 @@ def load_method(run: str | os.PathLike[str]) -> Method:
     return method.eval()
 
 
-def initialise_encoder(encoder: nn.Module, weights: str | os.PathLike[str]) -> None:
-    """Start an encoder from the weights of another run, or of a safetensors file.
+def initialise_encoder(encoder: nn.Module, weights: str | os.PathLike[str], *, partial: bool = False) -> InitialWeights:
+    """Start an encoder from the weights of another run, or of someone's checkpoint; see `load_initial_weights`.
+
+    Args:
+        encoder: What takes the weights.
+        weights: A finished run's folder, a model's folder, or a safetensors or torch file.
+        partial: Whether to take what fits when some tensors are missing or have another shape.
+
+    Returns:
+        What was taken and what was left out.
 
     Raises:
         FileNotFoundError: If there are no weights at that place.
-        ValueError: If they belong to another architecture; the message names the first keys that differ.
+        ValueError: If they do not fit; the message lists what differs, with shapes.
     """
-    path = Path(weights)
-    file = path / "encoder.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"no encoder weights at {file}; init takes a finished run's folder or a .safetensors file"
-        )
-    found, needed = load_file(file), encoder.state_dict()
-    wrong = sorted(found.keys() ^ needed.keys())
-    wrong += [name for name in found.keys() & needed.keys() if found[name].shape != needed[name].shape]
-    if wrong:
-        raise ValueError(
-            f"{file} holds another architecture than the config's encoder; these entries differ: {wrong[:6]}"
-        )
-    encoder.load_state_dict(found)
+    return load_initial_weights(encoder, Path(weights), partial=partial)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import floor, inputs, losses, peers  # noqa: E402
-from benchmarks.contenders import COMPILED, OURS, YARDSTICK, Contender, contenders  # noqa: E402
+from benchmarks.contenders import _DENSE, COMPILED, OURS, YARDSTICK, Contender, contenders  # noqa: E402
 from benchmarks.inputs import LOSSES, TEMPERATURE  # noqa: E402
 from benchmarks.probe import Task, probe, run  # noqa: E402
 
@@ -43,6 +43,17 @@ def test_forms_and_installed_peers_are_the_same_loss(loss: str) -> None:
         assert agreement["value ratio"] == pytest.approx(ratio, rel=1e-6), name
         assert agreement["gradient ratio"] == pytest.approx(ratio, rel=1e-6), name
         assert agreement["gradient cosine"] == pytest.approx(1, abs=1e-9), name
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_the_dense_form_can_be_compiled(loss: str) -> None:
+    """Traced only: torch's code generator takes most of the time of a benchmark's smoke run."""
+    x = inputs.make(loss, ROWS, D, E, dtype=torch.float64)
+    function, take = _DENSE[loss]
+    torch.compiler.reset()
+    compiled = torch.compile(function, dynamic=False, backend="aot_eager")
+    torch.testing.assert_close(compiled(*take(x)), function(*take(x)))
 
 
 def test_another_loss_is_found_out_and_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,19 +8,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from kinfolk.data import (
+from kinfolk.data.views import (
     ViewMaker,
     ViewsConfig,
     digits_views,
     drawing_views,
     fashion_views,
     photo_views,
+    simclr_photo_views,
     simclr_views,
     to_float,
 )
 
 PRESETS = {
     "simclr": simclr_views(),
+    "simclr photo": simclr_photo_views(),
     "photo": photo_views(),
     "digits": digits_views(),
     "fashion": fashion_views(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from PIL import Image, ImageEnhance
 from scipy.ndimage import gaussian_filter
 
-from kinfolk.data import ViewMaker, ViewsConfig, to_float
+from kinfolk.data.views import ViewMaker, ViewsConfig, simclr_views, to_float, weak_views
 from kinfolk.data.views.colour import colour_matrix
 from kinfolk.data.views.draws import Draws
 from kinfolk.data.views.filters import gaussian_blur
@@ -102,6 +103,12 @@ def test_the_mean_of_turned_views_agrees_with_pil() -> None:
     )
     assert float((ours - torch.from_numpy(theirs)).abs().max()) < 0.02
     assert float((ours - ours.flip(1)).abs().max()) > 0.1  # the pattern's asymmetry survives
+
+
+def test_crops_of_the_papers_do_not_darken_at_the_images_edge() -> None:
+    white = torch.full((300, 3, 12, 12), 255, dtype=torch.uint8)
+    for config in (weak_views(), replace(simclr_views(), jitter=0.0)):
+        assert float(ViewMaker(config, seed=0)(white, torch.arange(300), epoch=0)[0].min()) > 0.999
 
 
 def test_flips_happen_as_often_as_asked() -> None:

@@ -34,20 +34,14 @@ def launch(world: int, folder: Path) -> None:
     """Run the worker on every rank; writes what went wrong, or nothing, to ``done``."""
     script = Path(__file__).parent / "rank_worker.py"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    running = []
-    for rank in range(world):
-        command = [sys.executable, str(script), str(rank), str(world), str(folder)]
-        with open(folder / f"rank{rank}.log", "w") as log:
-            running.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment))
-    deadline = time.monotonic() + TIMEOUT
-    while time.monotonic() < deadline and any(process.poll() is None for process in running):
-        if any(process.poll() for process in running):  # one has failed: the others would only wait for it
-            time.sleep(1.0)
-            break
-        time.sleep(0.05)
-    failed = [rank for rank, process in enumerate(running) if process.poll() != 0]
-    for process in running:
-        process.kill()
-        process.wait()
-    logs = "\n".join(f"rank {r} of {world}:\n{(folder / f'rank{r}.log').read_text()[-2000:]}" for r in failed)
-    (folder / "done").write_text(logs)
+    command = [sys.executable, str(script), str(world), str(folder), str(TIMEOUT)]
+    started = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    failed = [rank for rank in range(world) if not (folder / f"rank{rank}.pt").exists()]
+    logs = [f"rank {rank} of {world}:\n{_end_of(folder / f'rank{rank}.log')}" for rank in failed]
+    if started.returncode:
+        logs.append(f"code {started.returncode} of {world} processes:\n{started.stdout[-2000:]}")
+    (folder / "done").write_text("\n".join(logs))
+
+
+def _end_of(log: Path) -> str:
+    return log.read_text()[-2000:] if log.exists() else "it has not started"

@@ -1,18 +1,25 @@
-"""One process of the battery: runs every case on its slice of the batch and saves what it found."""
+"""The processes of the battery: each runs every case on its slice of the batch and saves what it found.
+
+They are forks of one interpreter, which has imported everything and computed nothing.
+"""
 
 from __future__ import annotations
 
 import copy
 import datetime
+import multiprocessing
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # torch would import these two in every process
 import torch.distributed as dist
+import torch.distributed.fsdp
 from rank_cases import CASES, LOCAL, PARTITIONS, Batch, Model, joined_batch, part, ways
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -105,7 +112,34 @@ def main(rank: int, world: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
+def logged(rank: int, world: int, folder: Path) -> None:
+    with open(folder / f"rank{rank}.log", "w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    main(rank, world, folder)
+
+
+def fork(world: int, folder: Path, timeout: float) -> list[int | None]:
+    """Run every rank; once one has failed, the others, which would only wait for it, are ended."""
+    context = multiprocessing.get_context("fork")
+    running = [context.Process(target=logged, args=(rank, world, folder)) for rank in range(world)]
+    for process in running:
+        process.start()
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline and any(process.is_alive() for process in running):
+        if any(process.exitcode for process in running):
+            time.sleep(1.0)
+            break
+        time.sleep(0.05)
+    codes = [process.exitcode for process in running]
+    for process in running:
+        process.kill()
+        process.join()
+    return codes
+
+
 Job = Callable[[int, int], Any]
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    codes = fork(int(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]))
+    sys.exit(f"codes of the ranks: {codes}" if any(code != 0 for code in codes) else 0)

@@ -11,6 +11,8 @@ from closeness import close, slopes
 
 from kinfolk import graphs, losses
 
+pytestmark = pytest.mark.no_cover
+
 
 def test_every_loss_is_traced_or_says_why_not() -> None:
     assert {CASES[name].build for name in TRACED} == {case.build for case in CASES.values()}

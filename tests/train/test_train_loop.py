@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import kinfolk
-from kinfolk.data import ArraysConfig
+from kinfolk.data import ArraysConfig, ClassBalancedSamplerConfig, PlainSamplerConfig
 from kinfolk.evals import EvaluationConfig
 from kinfolk.methods import Method, SimCLRConfig
 from kinfolk.recipes import recipe, smoke
@@ -19,6 +19,8 @@ from kinfolk.train import TrainConfig, evaluate_run, fit, load_encoder, load_met
 from kinfolk.train.checkpoint import checkpoints
 from kinfolk.train.evaluation import labels_used
 from kinfolk.train.optimizers import SGDConfig, cosine_schedule
+
+BALANCED = ClassBalancedSamplerConfig()
 
 
 def _small(name: str = "simclr-digits", **changes: Any) -> TrainConfig:
@@ -187,7 +189,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path, gradient_only: b
 
 @pytest.mark.parametrize("name", ["supcon-digits", "xclr-digits", "cacr-digits", "moco-digits-moved"])
 def test_every_method_trains(name: str, tmp_path: Path) -> None:
-    run = fit(_small(name, sampler="class-balanced" if name == "supcon-digits" else "plain"), out=tmp_path / "run")
+    run = fit(_small(name, sampler=BALANCED if name == "supcon-digits" else PlainSamplerConfig()), out=tmp_path / "run")
     events = [record["event"] for record in run.metrics]
     assert ("relation" in events) == (name == "xclr-digits")
     if name == "xclr-digits":
@@ -199,7 +201,7 @@ def test_every_method_trains(name: str, tmp_path: Path) -> None:
 
 def test_a_balanced_sampler_and_a_class_table_count_as_labels() -> None:
     assert labels_used(_small("cacr-digits")) == "none"
-    assert labels_used(_small("cacr-digits", sampler="class-balanced")) == "all"
+    assert labels_used(_small("cacr-digits", sampler=BALANCED)) == "all"
     assert labels_used(_small("simclr-digits", relation=_small("xclr-digits").relation)) == "all"
 
 
@@ -210,7 +212,7 @@ def test_unlabelled_data(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", images=images)
     source = ArraysConfig(path=str(tmp_path / "data.npz"))
     with pytest.raises(ValueError, match="sampler 'class-balanced' needs labels, and data has none"):
-        fit(_small(source=source, sampler="class-balanced"), out=tmp_path / "balanced")
+        fit(_small(source=source, sampler=BALANCED), out=tmp_path / "balanced")
     run = fit(_small(source=source, evaluation=EvaluationConfig.smoke()), out=tmp_path / "run")
     assert {record["protocol"] for record in run.records} <= {"geometry", "uniformity", "alignment"}
     assert load_encoder(run)(torch.rand(2, 3, 9, 11)).shape[0] == 2

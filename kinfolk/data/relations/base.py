@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
-from kinfolk.data.counter import counter_generator
+from kinfolk.data.relations.perplexity import (
+    batch_similarities,
+    check_perplexity,
+    check_temperature,
+    temperature_at,
+    typical_batches,
+)
+from kinfolk.data.relations.perplexity import temperature_for_perplexity as temperature_for_perplexity
 from kinfolk.data.relations.sharpness import mean_of_targets, row_sharpness
 from kinfolk.data.sources.columns import check_ids
 from kinfolk.graphs import SimilarityGraph
@@ -19,8 +24,8 @@ from kinfolk.graphs import SimilarityGraph
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-_ROWS = 512  # of a batch that the search for a temperature looks at
-_BATCHES = 4
+
+_ROWS = 512  # of a batch, that the search for a temperature looks at
 
 
 class Relation(ABC):
@@ -143,10 +148,11 @@ class Relation(ABC):
         """
         if self._perplexity is None:
             return self
-        found = temperature_at(
-            self, typical_batches(self.ids, batch_size, seed=seed), views, perplexity=self._perplexity, steps=30
-        )
-        return self.with_temperature(found)
+        anywhere = self.with_temperature(1.0)
+        drawn = typical_batches(self.ids, batch_size, seed=seed)
+        batches = [batch_similarities(anywhere, ids, views, rows=_ROWS) for ids in drawn]
+        words = f"{len(drawn[0])} samples with {views} views"
+        return self.with_temperature(temperature_at(anywhere, batches, perplexity=self._perplexity, batch=words))
 
     def summary(self, ids: Int[Tensor, " b"], views: int) -> dict[str, float]:
         """Say how sharp the target is over a batch, each row without itself, as a loss over the batch sees it.
@@ -160,25 +166,29 @@ class Relation(ABC):
         means = {name: mean_of_targets(values) for name, values in self.row_summary(ids, views).items()}
         return ({"temperature": self.temperature} if self.has_temperature else {}) | means
 
-    def row_summary(
-        self, ids: Int[Tensor, " b"], views: int, *, rows: int | None = None
-    ) -> dict[str, Float[Tensor, " r"]]:
-        """Return what `summary` averages, row by row; see `row_sharpness`.
-
-        Args:
-            ids: of a batch.
-            views: as in training.
-            rows: how many rows to look at, from the first; None takes all.
-        """
+    def row_summary(self, ids: Int[Tensor, " b"], views: int) -> dict[str, Float[Tensor, " r"]]:
+        """Return what `summary` averages, row by row, NaN for a row without a target."""
         samples = ids.repeat(views)
-        classes = None if self._labels is None else self._labels_of(ids).repeat(views)
         graph = self.for_batch(ids, views).resolve(samples)
-        return row_sharpness(graph, samples, classes=classes, rows=rows)
+        return row_sharpness(graph, samples, classes=self.classes_of(samples))
+
+    def classes_of(self, ids: Int[Tensor, " b"]) -> Int[Tensor, " b"] | None:
+        """Return the classes of samples, -1 = unlabelled; None where none are known."""
+        return None if self._labels is None else self._labels_of(ids)
 
     @property
     def temperatures(self) -> tuple[float, float]:
         """Ends of the range in which a temperature for a perplexity is looked for."""
         return 1e-4, 1e4
+
+    @property
+    def unit(self) -> float:
+        """What similarities are divided by to give logarithms of weights: the temperature, or 1 without one.
+
+        A relation of your own that has a temperature and divides by something else, its square for example, says so
+        here: the search for a perplexity depends on it.
+        """
+        return self.temperature if self.has_temperature else 1.0
 
     def _named(self) -> str:
         return f"the relation {type(self).__name__}"
@@ -199,117 +209,3 @@ class Relation(ABC):
                 f" {ids[unknown][:5].tolist()}; build it from the source that the batches come from"
             )
         return self._order[places]
-
-
-def temperature_for_perplexity(
-    relation: Relation, ids: Int[Tensor, " b"], views: int, *, perplexity: float, steps: int = 60
-) -> float:
-    """Find the temperature at which a batch's targets have a wanted perplexity.
-
-    The perplexity grows with the temperature, from the number of a row's nearest rows to the number of all others, so
-    bisection finds it. It also grows with the batch: ask with a batch of the size that training uses. Good targets
-    have 5 to 30.
-
-    Args:
-        relation: at any temperature.
-        ids: a typical batch.
-        views: as in training.
-        perplexity: the wanted one.
-        steps: of the bisection.
-
-    Returns:
-        A temperature between 1e-4 and 1e4.
-
-    Raises:
-        ValueError: when no temperature gives that perplexity; the message says what is possible.
-
-    Example:
-        >>> from kinfolk.data.relations import SideEmbeddings
-        >>> angles = torch.linspace(0, 3, 40)
-        >>> relation = SideEmbeddings(torch.arange(40), torch.stack([angles.cos(), angles.sin()], 1), temperature=1.0)
-        >>> temperature = temperature_for_perplexity(relation, torch.arange(40), 2, perplexity=10)
-        >>> round(relation.with_temperature(temperature).summary(torch.arange(40), 2)["perplexity"], 3)
-        10.0
-    """
-
-    return temperature_at(relation, [ids], views, perplexity=perplexity, steps=steps, rows=None)
-
-
-def temperature_at(
-    relation: Relation,
-    batches: Sequence[Int[Tensor, " b"]],
-    views: int,
-    *,
-    perplexity: float,
-    steps: int = 30,
-    rows: int | None = _ROWS,
-) -> float:
-    """Find the temperature at which several batches' targets have a wanted perplexity in the mean.
-
-    Args:
-        relation: at any temperature.
-        batches: ids of typical batches, all of one size.
-        views: as in training.
-        perplexity: the wanted one.
-        steps: of the bisection, on the logarithm of the temperature.
-        rows: of each batch to look at; None looks at all.
-
-    Raises:
-        ValueError: when no temperature gives that perplexity; the message says what is possible.
-
-    Example:
-        >>> from kinfolk.data.relations import SideEmbeddings
-        >>> relation = SideEmbeddings(torch.arange(6), torch.eye(6), temperature=1.0)
-        >>> temperature_at(relation, [torch.arange(6)], 2, perplexity=3) < temperature_at(
-        ...     relation, [torch.arange(6)], 2, perplexity=5
-        ... )
-        True
-    """
-
-    def at(log_temperature: float) -> float:
-        there = relation.with_temperature(10.0**log_temperature)
-        found = [mean_of_targets(there.row_summary(ids, views, rows=rows)["perplexity"]) for ids in batches]
-        return sum(found) / len(found)
-
-    low, high = (math.log10(end) for end in relation.temperatures)
-    least, most = at(low), at(high)
-    if not least <= perplexity <= most:
-        raise ValueError(
-            f"perplexity {perplexity:g} cannot be reached: {len(batches[0])} samples with {views} views give"
-            f" {least:.3g} to {most:.3g}; take another batch size, or another value"
-        )
-    for _ in range(steps):
-        middle = (low + high) / 2
-        low, high = (middle, high) if at(middle) < perplexity else (low, middle)
-    return 10.0 ** ((low + high) / 2)
-
-
-def typical_batches(
-    ids: Int[Tensor, " N"], batch_size: int, *, seed: int, count: int = _BATCHES
-) -> list[Int[Tensor, " b"]]:
-    """Draw batches by seed, each without repeats; a data set smaller than a batch gives itself, once.
-
-    Example:
-        >>> [len(batch) for batch in typical_batches(torch.arange(9), 4, seed=0)], len(
-        ...     typical_batches(torch.arange(3), 4, seed=0)
-        ... )
-        ([4, 4, 4, 4], 1)
-    """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1; found {batch_size}")
-    if batch_size >= len(ids):
-        return [ids]
-    orders = (torch.randperm(len(ids), generator=counter_generator(seed, i)) for i in range(count))
-    return [ids[order[:batch_size].to(ids.device)] for order in orders]
-
-
-def check_temperature(temperature: float) -> None:
-    """Validate a temperature: a number above 0."""
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0; found {temperature}")
-
-
-def check_perplexity(perplexity: float | None) -> None:
-    """Validate a wanted perplexity: None, or a number above 1."""
-    if perplexity is not None and not perplexity > 1:
-        raise ValueError(f"perplexity counts the rows that a row is pulled to, above 1; found {perplexity}")

@@ -76,6 +76,7 @@ class ClassTableConfig:
         path: a ``.npy`` or ``.csv`` file with the table ``[C, C]``, rows and columns in the order of the labels.
         within: similarity inside a group.
         temperature: of the target, above 0. Choose it by the perplexity that the run logs.
+        perplexity: the wanted perplexity at the batch size of training, instead of a temperature.
 
     With neither groups nor a path the table is the correlation between the classes' mean training images.
 
@@ -88,6 +89,7 @@ class ClassTableConfig:
     """
 
     kind: ClassVar[str] = "class-table"
+    labels_used: ClassVar[str] = "all"
     groups: tuple[tuple[str, ...], ...] = ()
     path: str | None = None
     within: float = 0.5

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from kinfolk.data.views.chosen import change_some_
 from kinfolk.data.views.config import ViewsConfig
 from kinfolk.data.views.draws import Draws
+from kinfolk.data.views.jitter import LUMA, jitter_in_order, luma
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-_LUMA = (0.299, 0.587, 0.114)
 _RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
 
 
@@ -27,8 +28,31 @@ def recolour(colours: Float[Tensor, "b c h w"], draws: Draws, config: ViewsConfi
         config: the strengths.
 
     Returns:
-        The changed images, not clamped.
+        The changed images; in the form `matrix` not clamped.
     """
+    return (
+        _recolour_in_order(colours, draws, config)
+        if config.jitter_form == "ordered"
+        else _recolour_at_once(colours, draws, config)
+    )
+
+
+def _recolour_in_order(colours: Tensor, draws: Draws, config: ViewsConfig) -> Tensor:
+    strengths = {"brightness": config.brightness, "contrast": config.contrast, "saturation": config.saturation}
+    if config.jitter > 0 and max(*strengths.values(), config.hue) > 0:
+        colours = jitter_in_order(
+            colours,
+            draws.choice("jitter_order", 24),
+            factors=torch.stack([draws.between(name, 1 - x, 1 + x) for name, x in strengths.items()], dim=1),
+            turn=draws.between("hue", -config.hue, config.hue) if config.hue > 0 else None,
+            applies=draws.occurs("jitter", config.jitter),
+        )
+    if config.grey > 0 and colours.shape[1] == 3:
+        change_some_(colours, draws.occurs("grey", config.grey), lambda rgb: luma(rgb).expand_as(rgb))
+    return colours
+
+
+def _recolour_at_once(colours: Tensor, draws: Draws, config: ViewsConfig) -> Tensor:
     applies = draws.occurs("jitter", config.jitter)
     brightness, contrast, saturation = (
         torch.where(applies, draws.between(name, 1 - strength, 1 + strength), 1.0)
@@ -83,4 +107,4 @@ def _apply(matrix: Tensor, colours: Tensor) -> Tensor:
 
 def _mean_grey(colours: Tensor) -> Tensor:
     means = colours.mean(dim=(2, 3))
-    return means[:, 0] if means.shape[1] == 1 else (means * means.new_tensor(_LUMA)).sum(dim=1)
+    return means[:, 0] if means.shape[1] == 1 else (means * means.new_tensor(LUMA)).sum(dim=1)

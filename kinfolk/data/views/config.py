@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import ClassVar, Literal
 
 from kinfolk.data.views.geometry import Padding
 
 Range = tuple[float, float]
+JitterForm = Literal["matrix", "ordered"]
+Policy = Literal["none", "autoaugment-cifar10", "autoaugment-imagenet", "randaugment"]
+Renderings = Literal["own", "other"]
+BackgroundFill = Literal["grey", "black", "noise"]
+_CHOICES = {
+    "padding": ("zeros", "border", "reflection"),
+    "jitter_form": ("matrix", "ordered"),
+    "policy": ("none", "autoaugment-cifar10", "autoaugment-imagenet", "randaugment"),
+    "renderings": ("own", "other"),
+    "background_fill": ("grey", "black", "noise"),
+}
 
 
 @dataclass(frozen=True)
 class ViewsConfig:
     """The number of views and the strength of every augmentation; the default strengths leave the image as it is.
 
-    Geometry (one resampling): a crop, mirrored, turned, zoomed and shifted. Colour (one matrix per image), for RGB
-    and the colours of RGBA; grey images take brightness and contrast: factors are uniform in ``[1 - x, 1 + x]``. Then
-    blur, then erasing. The alpha channel of RGBA follows the geometry only.
+    What is done, in this order: another hand's rendering taken, where the batch has some; geometry (one resampling):
+    a crop, mirrored, turned, zoomed and shifted; the background removed, where the batch has masks; a learnt policy;
+    colour, for RGB and the colours of RGBA, where grey images take brightness and contrast; blur; solarising; erasing;
+    cutout. The alpha channel of RGBA follows the geometry only.
 
     Args:
         count: number of views of every image, at least 1.
@@ -28,7 +41,7 @@ class ViewsConfig:
         zoom: magnification of the content, uniform in this range; below 1 the surroundings are seen.
         shift: largest shift either way along each axis, as a fraction of the image's size.
         padding: what is seen outside of the image: `zeros`, `border` or `reflection`.
-        jitter: probability that the four colour changes below are applied.
+        jitter: probability that the four colour changes below are applied; factors are uniform in ``[1 - x, 1 + x]``.
         brightness: all colours times a factor.
         contrast: the distance from the view's mean grey level times a factor.
         saturation: the distance of every pixel from its grey value times a factor.
@@ -39,6 +52,19 @@ class ViewsConfig:
         erasing: probability that a rectangle is erased (set to 0).
         erasing_area: share of the view's area that it covers, uniform in this range.
         erasing_ratio: its width over its height in pixels, log-uniform in this range as far as it fits.
+        jitter_form: `matrix` makes the four colour changes one matrix per image and keeps the grey value while the hue
+            turns (without clamping between them their order would not matter); `ordered` is the form of the papers'
+            code: one after another in random order, each clamped to [0, 1], the hue turned in HSV.
+        solarize: probability that values of at least a half are inverted.
+        cutout: side of a square that is set to 0, as a fraction of the view's shorter side; its centre is anywhere, so
+            that part of it may lie outside.
+        policy: `none`, a published table of `autoaugment-cifar10` or `autoaugment-imagenet`, or `randaugment`.
+        randaugment_ops: operations that RandAugment applies one after another.
+        randaugment_magnitude: their strength, 0 to 10.
+        renderings: from which drawing of the same thing a view is made where the batch has several: each image's `own`,
+            or, from the second view on, that of an `other` hand.
+        background: probability that everything but the foreground is removed; needs a batch with saliency masks.
+        background_fill: what takes its place: one `grey` level per view, `black`, or `noise`.
 
     Raises:
         ValueError: for a value outside its range; the message names it.
@@ -48,6 +74,7 @@ class ViewsConfig:
         2
     """
 
+    kind: ClassVar[str] = "views"
     count: int = 2
     size: tuple[int, int] | None = None
     crop_scale: Range = (1.0, 1.0)
@@ -68,16 +95,26 @@ class ViewsConfig:
     erasing: float = 0.0
     erasing_area: Range = (0.02, 0.33)
     erasing_ratio: Range = (0.3, 3.3)
+    jitter_form: JitterForm = "matrix"
+    solarize: float = 0.0
+    cutout: float = 0.0
+    policy: Policy = "none"
+    randaugment_ops: int = 2
+    randaugment_magnitude: float = 9.0
+    renderings: Renderings = "own"
+    background: float = 0.0
+    background_fill: BackgroundFill = "grey"
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, list):  # as YAML reads a pair
                 object.__setattr__(self, field.name, tuple(value))
-        _require(self, ("flip", "jitter", "grey", "blur", "erasing"), 0, 1)
+        _require(self, ("flip", "jitter", "grey", "blur", "erasing", "solarize", "background", "cutout"), 0, 1)
         _require(self, ("brightness", "contrast", "saturation"), 0, 1)
         _require(self, ("hue",), 0, 0.5)
         _require(self, ("rotation",), 0, 180)
+        _require(self, ("randaugment_magnitude",), 0, 10)
         _require(self, ("shift",), 0, 1)
         _require(self, ("crop_scale", "erasing_area"), 1e-4, 1)
         _require(self, ("crop_ratio", "erasing_ratio", "zoom"), 1e-2, 1e2)
@@ -86,8 +123,17 @@ class ViewsConfig:
             raise ValueError(f"count must be at least 1 view; found {self.count}")
         if self.size is not None and min(self.size) < 1:
             raise ValueError(f"size must be (H, W), at least one pixel each, or None; found {self.size}")
-        if self.padding not in ("zeros", "border", "reflection"):
-            raise ValueError(f"padding must be 'zeros', 'border' or 'reflection'; found {self.padding!r}")
+        if self.randaugment_ops < 1:
+            raise ValueError(f"randaugment_ops must be at least 1; found {self.randaugment_ops}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                known = ", ".join(map(repr, choices[:-1])) + f" or {choices[-1]!r}"
+                raise ValueError(f"{name} must be {known}; found {getattr(self, name)!r}")
+
+    @property
+    def groups(self) -> tuple[ViewsConfig, ...]:
+        """The groups of views of one strength: this one."""
+        return (self,)
 
     @property
     def resamples(self) -> bool:

@@ -18,7 +18,10 @@ _PLACES = (
     "crop_area", "crop_ratio", "crop_x", "crop_y", "flip", "rotation", "zoom", "shift_x", "shift_y",
     "jitter", "brightness", "contrast", "saturation", "hue", "grey", "blur", "blur_sigma",
     "erasing", "erasing_area", "erasing_ratio", "erasing_x", "erasing_y",
+    "jitter_order", "solarize", "cutout_x", "cutout_y", "background", "background_level", "rendering",
 )  # fmt: skip
+# Separate streams, because their length depends on the config or on the image's size.
+_POLICY, _NOISE = 1, 2
 
 
 class Draws:
@@ -37,7 +40,8 @@ class Draws:
     """
 
     def __init__(self, *, seed: int, epoch: int, view: int, ids: Int[Tensor, " b"]) -> None:
-        numbers = counter_uniform((seed, epoch, view), ids, count=len(_PLACES))
+        self._key, self._ids = (seed, epoch, view), ids
+        numbers = counter_uniform(self._key, ids, count=len(_PLACES))
         self._numbers = dict(zip(_PLACES, numbers.unbind(1), strict=True))
 
     def between(self, name: str, low: float, high: float) -> Float[Tensor, " b"]:
@@ -47,6 +51,24 @@ class Draws:
     def occurs(self, name: str, probability: float) -> Bool[Tensor, " b"]:
         """Return for which samples an event of this probability occurs."""
         return self._numbers[name] < probability
+
+    def choice(self, name: str, options: int | Int[Tensor, " b"]) -> Int[Tensor, " b"]:
+        """Return a whole number from 0 to one less than `options`, each equally likely.
+
+        Example:
+            >>> draws = Draws(seed=0, epoch=0, view=0, ids=torch.arange(100))
+            >>> sorted(set(draws.choice("jitter_order", 3).tolist()))
+            [0, 1, 2]
+        """
+        return (self._numbers[name] * options).to(torch.int64)
+
+    def policy(self, count: int) -> Float[Tensor, "b count"]:
+        """Return numbers in [0, 1) of a stream of their own, for a policy's choices."""
+        return counter_uniform((*self._key, _POLICY), self._ids, count=count)
+
+    def noise(self, count: int) -> Float[Tensor, "b count"]:
+        """Return numbers in [0, 1) of a stream of their own, one per value of an image."""
+        return counter_uniform((*self._key, _NOISE), self._ids, count=count)
 
     def rectangle(
         self, name: str, area: tuple[float, float], ratio: tuple[float, float], aspect: float

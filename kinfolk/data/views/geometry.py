@@ -47,9 +47,14 @@ def window(
 
 
 def resample(
-    images: Float[Tensor, "b c h w"], theta: Float[Tensor, "b 2 3"], *, size: tuple[int, int], padding: Padding
+    images: Float[Tensor, "b c h w"],
+    theta: Float[Tensor, "b 2 3"],
+    *,
+    size: tuple[int, int],
+    padding: Padding,
+    mode: Literal["bilinear", "nearest"] = "bilinear",
 ) -> Float[Tensor, "b c out_h out_w"]:
-    """Read one window per image, bilinearly, at the wanted size.
+    """Read one window per image at the wanted size.
 
     Args:
         images: any range; what lies outside is filled as `padding` says.
@@ -57,6 +62,7 @@ def resample(
         size: height and width of the result. There is no low-pass filter: a window more than about twice as large as
             `size` aliases.
         padding: `zeros`, `border` (the nearest pixel) or `reflection`.
+        mode: `bilinear`, or the `nearest` pixel.
 
     Example:
         >>> images = torch.arange(4.0).reshape(1, 1, 2, 2)
@@ -68,7 +74,7 @@ def resample(
     along_x, along_y = theta[:, :, 0, None] * x + theta[:, :, 2, None], theta[:, :, 1, None] * y
     # one plane per coordinate: a third of the time of F.affine_grid, which multiplies a matrix per pixel
     grid = (along_x[:, :, None, :] + along_y[:, :, :, None]).permute(0, 2, 3, 1)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
+    return F.grid_sample(images, grid, mode=mode, padding_mode=padding, align_corners=False)
 
 
 def pixel_centres(size: int, *, like: Tensor) -> Float[Tensor, " size"]:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from kinfolk.data.views.background import remove_background
+from kinfolk.data.views.chosen import change_some_
 from kinfolk.data.views.colour import recolour
 from kinfolk.data.views.config import ViewsConfig
 from kinfolk.data.views.draws import Draws
 from kinfolk.data.views.filters import erase, gaussian_blur
 from kinfolk.data.views.geometry import resample, window
+from kinfolk.data.views.groups import AnyViewsConfig, ColourSpaceViewsConfig
+from kinfolk.data.views.lab import rgb_to_lab
+from kinfolk.data.views.policies import apply_policy
+from kinfolk.data.views.unaugmented import to_float
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8
@@ -24,11 +30,11 @@ class ViewMaker:
 
     A view is a function of (seed, epoch, id, view number) alone: it does not depend on the batch, the place in it,
     the worker or the rank (blur's convolution may round differently with the batch). Every augmentation draws its own
-    numbers, so changing one strength leaves the others'
-    draws as they were.
+    numbers, so changing one strength leaves the others' draws as they were.
 
     Args:
-        config: number of views and strengths.
+        config: number of views and strengths: a `ViewsConfig`, several in a `MultiViewsConfig`, or a
+            `ColourSpaceViewsConfig`.
         seed: of the run.
 
     Example:
@@ -38,71 +44,137 @@ class ViewMaker:
         (3, torch.Size([4, 1, 8, 8]), torch.float32)
     """
 
-    def __init__(self, config: ViewsConfig, *, seed: int) -> None:
+    def __init__(self, config: AnyViewsConfig, *, seed: int) -> None:
         self.config = config
         self.seed = seed
 
     def __call__(
-        self, images: UInt8[Tensor, "b c h w"], ids: Int[Tensor, " b"], *, epoch: int
+        self,
+        images: UInt8[Tensor, "b c h w"],
+        ids: Int[Tensor, " b"],
+        *,
+        epoch: int,
+        renderings: UInt8[Tensor, "b s c h w"] | None = None,
+        rendering_count: Int[Tensor, " b"] | None = None,
+        saliency: UInt8[Tensor, "b 1 h w"] | None = None,
     ) -> list[Float[Tensor, "b c out_h out_w"]]:
-        """Return `count` views, each float32 in [0, 1].
+        """Return `count` views, each float32 in [0, 1]; sizes and channels differ where the config says so.
 
         Args:
             images: bytes; 1, 3 or 4 channels.
             ids: the samples' ids.
             epoch: from 0; another epoch gives other views.
+            renderings: drawings of the same thing by several hands, each image's own first; for
+                ``renderings="other"``. A sample that has no other is seen by its own.
+            rendering_count: how many of them each sample has, at least 1; the rest is not looked at.
+            saliency: 255 where the foreground is; for `background`.
 
         Raises:
             TypeError: for images that are not uint8.
-            ValueError: for another shape, or ids that are not one per image.
+            ValueError: for another shape, ids that are not one per image, or renderings or masks that the config
+                asks for and the batch lacks.
         """
         floats = to_float(images)
         if ids.shape != images.shape[:1]:
             raise ValueError(f"ids must have one entry per image: images {tuple(images.shape)}, ids {tuple(ids.shape)}")
+        self._check(images, renderings, rendering_count, saliency)
         ids = ids.to(images.device)
-        return [
-            self._view(floats, Draws(seed=self.seed, epoch=epoch, view=view, ids=ids))
-            for view in range(self.config.count)
-        ]
+        masks = None if saliency is None else saliency.to(images.device, torch.float32).div_(255)
+        views: list[Tensor] = []
+        number = 0
+        for group in self.config.groups:
+            for _ in range(group.count):
+                draws = Draws(seed=self.seed, epoch=epoch, view=number, ids=ids)
+                source = floats
+                if group.renderings == "other" and number > 0 and renderings is not None:
+                    source = to_float(_another_hand(renderings, rendering_count, draws))
+                views += self._split(_view(source, masks if group.background > 0 else None, draws, group))
+                number += 1
+        return views
 
-    def _view(self, images: Tensor, draws: Draws) -> Tensor:
-        config = self.config
-        view = _place(images, draws, config)
+    def of_batch(self, batch: Mapping[str, Any], *, epoch: int) -> list[Float[Tensor, "b c out_h out_w"]]:
+        """Return the views of a batch as a source gave it, with the renderings and masks it may hold.
+
+        Example:
+            >>> batch = {"images": torch.zeros(2, 1, 4, 4, dtype=torch.uint8), "ids": torch.arange(2), "text": ["", ""]}
+            >>> len(ViewMaker(ViewsConfig(), seed=0).of_batch(batch, epoch=0))
+            2
+        """
+        extra = {name: batch.get(name) for name in ("renderings", "rendering_count", "saliency")}
+        return self(batch["images"], batch["ids"], epoch=epoch, **extra)
+
+    def _split(self, view: Tensor) -> list[Tensor]:
+        if not isinstance(self.config, ColourSpaceViewsConfig):
+            return [view]
+        lab = rgb_to_lab(view)
+        return [lab[:, :1].contiguous(), lab[:, 1:].contiguous()]
+
+    def _check(
+        self, images: Tensor, renderings: Tensor | None, rendering_count: Tensor | None, saliency: Tensor | None
+    ) -> None:
+        """Compare what the config asks for with what the batch has."""
+        groups = self.config.groups
+        if isinstance(self.config, ColourSpaceViewsConfig) and images.shape[1] != 3:
+            raise ValueError(f"colour-space views split RGB images, 3 channels; found {tuple(images.shape)}")
+        if any(group.renderings == "other" for group in groups):
+            expected = (images.shape[0], *images.shape[1:])
+            if renderings is None or rendering_count is None:
+                raise ValueError(
+                    "renderings='other' needs batches with `renderings` and `rendering_count`, which this one lacks;"
+                    " give the source its renderings, or set renderings='own'."
+                )
+            if (renderings.shape[0], *renderings.shape[2:]) != expected or rendering_count.shape != images.shape[:1]:
+                raise ValueError(
+                    f"renderings must be [b, S, C, H, W] with the images' b, C, H, W and one count each: images"
+                    f" {tuple(images.shape)}, renderings {tuple(renderings.shape)}, counts"
+                    f" {tuple(rendering_count.shape)}"
+                )
+        if any(group.background > 0 for group in groups):
+            if saliency is None:
+                raise ValueError(
+                    "background > 0 needs batches with `saliency` masks, which this one lacks; compute them once with"
+                    " `kinfolk data saliency` and attach them, or set background=0."
+                )
+            if saliency.shape != (len(images), 1, *images.shape[2:]):
+                raise ValueError(
+                    f"saliency must be [b, 1, H, W] of the images: images {tuple(images.shape)}, saliency"
+                    f" {tuple(saliency.shape)}"
+                )
+
+
+def _another_hand(renderings: Tensor, counts: Tensor | None, draws: Draws) -> Tensor:
+    """Take each sample's drawing by a hand other than its own, or its own where there is no other."""
+    assert counts is not None
+    others = counts.to(renderings.device) - 1
+    which = torch.where(others > 0, 1 + draws.choice("rendering", others.clamp(min=1)), 0)
+    return renderings[torch.arange(len(renderings), device=renderings.device), which]
+
+
+def _view(images: Tensor, masks: Tensor | None, draws: Draws, config: ViewsConfig) -> Tensor:
+    channels = images.shape[1]
+    whole = images if masks is None else torch.cat([images, masks], dim=1)  # the mask moves with its image
+    placed = _place(whole, draws, config)
+    if placed is images:
+        placed = images.clone()  # from here on it is written to, and views never share memory
+    view = placed[:, :channels]
+    colours, alpha = view[:, :3], view[:, 3:]
+    if masks is not None:
+        colours = remove_background(colours, placed[:, channels:], draws, config)
+    if config.policy != "none":
+        view = apply_policy(torch.cat([colours, alpha], dim=1), draws, config)
         colours, alpha = view[:, :3], view[:, 3:]
-        if config.recolours:
-            colours = recolour(colours, draws, config).clamp_(0, 1)
-        if config.blur > 0:
-            colours = _blur(colours, draws, config)
-        if config.erasing > 0:
-            colours = _erase(colours, draws, config)
-        if alpha.shape[1] > 0:
-            return torch.cat([colours, alpha], dim=1)
-        return colours.clone() if colours.data_ptr() == images.data_ptr() else colours  # views never share memory
-
-
-def to_float(images: UInt8[Tensor, "b c h w"], *, size: tuple[int, int] | None = None) -> Float[Tensor, "b c h w"]:
-    """Turn bytes into the unaugmented view that evaluation uses: float32, value / 255.
-
-    Args:
-        images: bytes ``[b, C, H, W]`` with 1, 3 or 4 channels.
-        size: height and width of the result, resampled bilinearly with a low-pass filter; None keeps the images' own.
-
-    Raises:
-        TypeError: for images that are not uint8.
-        ValueError: for another shape.
-
-    Example:
-        >>> to_float(torch.full((1, 1, 1, 2), 255, dtype=torch.uint8)).tolist()
-        [[[[1.0, 1.0]]]]
-    """
-    if images.dtype != torch.uint8:
-        raise TypeError(f"images must be uint8; found {images.dtype}. Sources decode to uint8; views are made from it.")
-    if images.ndim != 4 or images.shape[1] not in (1, 3, 4):
-        raise ValueError(f"images must be [b, C, H, W] with C = 1, 3 or 4; found {tuple(images.shape)}")
-    floats = images.to(torch.float32).div_(255)
-    if size is None or size == tuple(images.shape[2:]):
-        return floats
-    return F.interpolate(floats, size=size, mode="bilinear", antialias=True, align_corners=False).clamp_(0, 1)
+    if config.recolours:
+        colours = recolour(colours, draws, config).clamp_(0, 1)
+    if config.blur > 0:
+        sigma = draws.between("blur_sigma", *config.blur_sigma)
+        change_some_(colours, draws.occurs("blur", config.blur), _blur(config.blur_sigma[1]), sigma)
+    if config.solarize > 0:
+        change_some_(colours, draws.occurs("solarize", config.solarize), _solarize)
+    if config.erasing > 0:
+        colours = _erase(colours, draws, config)
+    if config.cutout > 0:
+        colours = _cutout(colours, draws, config)
+    return torch.cat([colours, alpha], dim=1) if alpha.shape[1] > 0 else colours.contiguous()
 
 
 def _place(images: Tensor, draws: Draws, config: ViewsConfig) -> Tensor:
@@ -126,12 +198,12 @@ def _place(images: Tensor, draws: Draws, config: ViewsConfig) -> Tensor:
     return resample(images, theta, size=config.size or (height, width), padding=config.padding)
 
 
-def _blur(colours: Tensor, draws: Draws, config: ViewsConfig) -> Tensor:
-    """Blur those that are drawn, and spend nothing on the others."""
-    chosen = draws.occurs("blur", config.blur).nonzero().flatten()
-    sigma = draws.between("blur_sigma", *config.blur_sigma)[chosen]
-    blurred = gaussian_blur(colours[chosen], sigma, max_sigma=config.blur_sigma[1])
-    return colours.index_copy(0, chosen, blurred)
+def _blur(max_sigma: float) -> Any:
+    return lambda colours, sigma: gaussian_blur(colours, sigma, max_sigma=max_sigma)
+
+
+def _solarize(colours: Tensor) -> Tensor:
+    return torch.where(colours < 0.5, colours, 1 - colours)
 
 
 def _erase(colours: Tensor, draws: Draws, config: ViewsConfig) -> Tensor:
@@ -139,3 +211,11 @@ def _erase(colours: Tensor, draws: Draws, config: ViewsConfig) -> Tensor:
     box_width, box_height, x, y = draws.rectangle("erasing", config.erasing_area, config.erasing_ratio, width / height)
     chosen = draws.occurs("erasing", config.erasing)
     return erase(colours, width=torch.where(chosen, box_width, 0.0), height=box_height, centre_x=x, centre_y=y)
+
+
+def _cutout(colours: Tensor, draws: Draws, config: ViewsConfig) -> Tensor:
+    height, width = colours.shape[2:]
+    side = config.cutout * min(height, width)
+    x, y = draws.between("cutout_x", -1, 1), draws.between("cutout_y", -1, 1)
+    like = torch.ones_like(x)
+    return erase(colours, width=like * (side / width), height=like * (side / height), centre_x=x, centre_y=y)

@@ -3,54 +3,17 @@
 from __future__ import annotations
 
 from kinfolk.data.views.config import ViewsConfig
-
-
-def simclr_views(*, count: int = 2, size: tuple[int, int] | None = None) -> ViewsConfig:
-    """Views for small natural photographs, as SimCLR takes them on CIFAR: crop, flip, colour, grey, no blur.
-
-    Reference: Chen, Kornblith, Norouzi, Hinton (2020), A simple framework for contrastive learning of visual
-        representations.
-
-    Example:
-        >>> simclr_views().crop_scale
-        (0.2, 1.0)
-    """
-    return ViewsConfig(
-        count=count,
-        size=size,
-        crop_scale=(0.2, 1.0),
-        flip=0.5,
-        jitter=0.8,
-        brightness=0.4,
-        contrast=0.4,
-        saturation=0.4,
-        hue=0.1,
-        grey=0.2,
-    )
+from kinfolk.data.views.paper_presets import moco_v2_views
 
 
 def photo_views(*, count: int = 2, size: tuple[int, int] | None = None) -> ViewsConfig:
-    """Views for photographs of about 100 pixels and more: smaller crops, and blur half of the time.
-
-    Reference: Chen, Fan, Girshick, He (2020), Improved baselines with momentum contrastive learning.
+    """Views for photographs of about 100 pixels and more: those of MoCo v2.
 
     Example:
         >>> photo_views().blur
         0.5
     """
-    return ViewsConfig(
-        count=count,
-        size=size,
-        crop_scale=(0.08, 1.0),
-        flip=0.5,
-        jitter=0.8,
-        brightness=0.4,
-        contrast=0.4,
-        saturation=0.4,
-        hue=0.1,
-        grey=0.2,
-        blur=0.5,
-    )
+    return moco_v2_views(count=count, size=size)
 
 
 def digits_views(*, count: int = 2) -> ViewsConfig:

@@ -1,4 +1,4 @@
-"""Which samples a step takes: a pure function of seed, epoch and step, so that a resumed run goes on as it was."""
+"""Every class equally often."""
 
 from __future__ import annotations
 
@@ -8,52 +8,11 @@ import torch
 from torch import Tensor
 
 from kinfolk.data.counter import counter_generator
-from kinfolk.data.sources.base import check_labels
+from kinfolk.data.samplers.batches import check_batch, check_step, own_slice
+from kinfolk.data.sources.columns import check_labels
 
 if TYPE_CHECKING:
     from jaxtyping import Int
-
-
-class PlainSampler:
-    """Every sample once an epoch, in a new order each time.
-
-    `batch_size` is the *global* batch; each rank takes its own slice of it. The last ``n % batch_size`` samples of an
-    epoch's order are dropped, others each epoch, so that all batches are full and all ranks take equally many steps.
-
-    Args:
-        n: number of samples.
-        batch_size: of all ranks together, at most `n`.
-        seed: of the run.
-        rank: of this process, from 0.
-        world_size: number of processes; must divide `batch_size`.
-
-    Raises:
-        ValueError: when there are fewer samples than a batch needs, or the ranks do not divide the batch.
-
-    Example:
-        >>> sampler = PlainSampler(10, batch_size=4, seed=0)
-        >>> sampler.steps_per_epoch, len(sampler.batch(0, 1))
-        (2, 4)
-    """
-
-    def __init__(self, n: int, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
-        _check_sizes(n, batch_size, rank, world_size, "samples")
-        self.n, self.batch_size, self.seed = n, batch_size, seed
-        self.rank, self.world_size = rank, world_size
-        self.steps_per_epoch = n // batch_size
-        self._order: tuple[int, Tensor] | None = None
-
-    def batch(self, epoch: int, step: int) -> Int[Tensor, " b"]:
-        """Return this rank's positions in the source for one step.
-
-        Raises:
-            IndexError: when the epoch has no such step.
-        """
-        _check_step(step, self.steps_per_epoch)
-        if self._order is None or self._order[0] != epoch:
-            self._order = epoch, torch.randperm(self.n, generator=counter_generator(self.seed, epoch))
-        start = step * self.batch_size
-        return _own_slice(self._order[1][start : start + self.batch_size], self.rank, self.world_size)
 
 
 class ClassBalancedSampler:
@@ -96,7 +55,7 @@ class ClassBalancedSampler:
     ) -> None:
         labels = check_labels(labels, count=len(labels))
         labelled = int((labels >= 0).sum())
-        _check_sizes(labelled, batch_size, rank, world_size, "labelled samples")
+        check_batch(labelled, batch_size=batch_size, rank=rank, world_size=world_size, what="labelled samples")
         self._members = [(labels == label).nonzero().flatten() for label in labels.unique().tolist() if label >= 0]
         _check_per_class(batch_size, per_class, len(self._members))
         self.batch_size, self.seed, self.per_class = batch_size, seed, per_class
@@ -109,7 +68,7 @@ class ClassBalancedSampler:
         Raises:
             IndexError: when the epoch has no such step.
         """
-        _check_step(step, self.steps_per_epoch)
+        check_step(step, self.steps_per_epoch)
         generator = counter_generator(self.seed, epoch, step)
         classes = len(self._members)
         if self.per_class is None:
@@ -123,7 +82,7 @@ class ClassBalancedSampler:
             if count > 0
         ]
         shuffled = torch.cat(drawn)[torch.randperm(self.batch_size, generator=generator)]
-        return _own_slice(shuffled, self.rank, self.world_size)
+        return own_slice(shuffled, rank=self.rank, world_size=self.world_size)
 
 
 def _draw(members: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -131,25 +90,6 @@ def _draw(members: Tensor, count: int, generator: torch.Generator) -> Tensor:
     rounds = -(-count // len(members))
     orders = [torch.randperm(len(members), generator=generator) for _ in range(rounds)]
     return members[torch.cat(orders)[:count]]
-
-
-def _own_slice(batch: Tensor, rank: int, world_size: int) -> Tensor:
-    share = len(batch) // world_size
-    return batch[rank * share : (rank + 1) * share]
-
-
-def _check_sizes(n: int, batch_size: int, rank: int, world_size: int, what: str) -> None:
-    if batch_size < 1 or n < batch_size:
-        raise ValueError(
-            f"batch_size must be from 1 to the number of {what}; found batch_size {batch_size}, {what} {n}"
-        )
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank must be from 0 to world_size - 1; found rank {rank}, world_size {world_size}")
-    if batch_size % world_size:
-        raise ValueError(
-            f"batch_size counts all ranks together and must be a multiple of world_size; found {batch_size} for"
-            f" {world_size} ranks"
-        )
 
 
 def _check_per_class(batch_size: int, per_class: int | None, classes: int) -> None:
@@ -163,8 +103,3 @@ def _check_per_class(batch_size: int, per_class: int | None, classes: int) -> No
             f" {classes}."
             f" Raise per_class or lower batch_size to at most {classes * per_class}."
         )
-
-
-def _check_step(step: int, steps: int) -> None:
-    if not 0 <= step < steps:
-        raise IndexError(f"an epoch has steps 0 to {steps - 1}; found step {step}")

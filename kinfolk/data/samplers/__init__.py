@@ -1,0 +1,24 @@
+"""Which samples a step takes: a pure function of seed, epoch and step, so that a resumed run goes on as it was."""
+
+from kinfolk.data.samplers.buckets import BucketSampler, quantile_buckets
+from kinfolk.data.samplers.class_balanced import ClassBalancedSampler
+from kinfolk.data.samplers.configs import (
+    BucketSamplerConfig,
+    ClassBalancedSamplerConfig,
+    DistinctSamplerConfig,
+    PlainSamplerConfig,
+)
+from kinfolk.data.samplers.distinct_captions import DistinctSampler
+from kinfolk.data.samplers.plain import PlainSampler
+
+__all__ = [
+    "BucketSampler",
+    "BucketSamplerConfig",
+    "ClassBalancedSampler",
+    "ClassBalancedSamplerConfig",
+    "DistinctSampler",
+    "DistinctSamplerConfig",
+    "PlainSampler",
+    "PlainSamplerConfig",
+    "quantile_buckets",
+]

@@ -1,0 +1,116 @@
+"""Unpaired parts: exact counts, no way from one modality to the other, and a truth that scores."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kinfolk.data.derived import TextPart, UnpairedConfig, UnpairedSplits
+from kinfolk.data.sources.base import ArraySource, Source, Splits
+
+
+def pairs(count: int = 60) -> ArraySource:
+    numbers = torch.arange(count)
+    return ArraySource(
+        numbers.to(torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2).contiguous(),
+        numbers % 5,
+        ids=numbers + 100,
+        text=[f"number {i}" for i in range(count)],
+        text_embedding=numbers[:, None].to(torch.float32),
+        columns={"groups": numbers, "hierarchy": [f"all/{i}" for i in range(count)]},
+    )
+
+
+def shown(source: Source) -> list[int]:
+    return source.read(torch.arange(len(source)))[:, 0, 0, 0].tolist()
+
+
+def said(part: TextPart) -> list[int]:
+    return [int(text.split()[1]) for text in part.columns["text"]]
+
+
+@pytest.mark.parametrize(
+    ("paired", "overlap", "counts"), [(0.1, 1.0, (6, 54, 54)), (0.5, 0.0, (30, 15, 15)), (0.0, 0.5, (0, 40, 20))]
+)
+def test_parts_have_exact_counts(paired: float, overlap: float, counts: tuple[int, int, int]) -> None:
+    whole = pairs()
+    parts = UnpairedConfig(paired=paired, overlap=overlap).apply(Splits(whole, whole))
+    size, count, shared = counts
+    assert len(parts.paired) == size
+    assert len(parts.images) == len(parts.texts) == count
+    both = set(shown(parts.images)) & set(said(parts.texts))
+    assert len(both) == (count if overlap == 1 else shared if overlap else 0)
+    alone = set(shown(parts.images)) | set(said(parts.texts))
+    assert not alone & set(shown(parts.paired))
+
+
+def test_the_truth_finds_every_caption_that_is_there() -> None:
+    whole = pairs()
+    parts = UnpairedConfig(overlap=0.5).apply(Splits(whole, whole))
+    numbers = said(parts.texts)
+    for image, position in zip(shown(parts.images), parts.truth.tolist(), strict=True):
+        assert (numbers[position] == image) if position >= 0 else (image not in numbers)
+
+
+def test_neither_position_nor_id_leads_from_image_to_caption() -> None:
+    whole = pairs(60)
+    parts = UnpairedConfig(paired=0.0).apply(Splits(whole, whole))
+    images, texts = torch.tensor(shown(parts.images)), torch.tensor(said(parts.texts))
+    assert int((images == texts).sum()) <= 5
+    assert not set(parts.images.ids.tolist()) & set(parts.texts.ids.tolist())
+    assert min(parts.images.ids.tolist() + parts.texts.ids.tolist()) > int(whole.ids.max())
+    for order in (images, texts):  # ids follow the shuffled order, not the old one
+        assert abs(float(torch.corrcoef(torch.stack([order.float(), torch.arange(60.0)]))[0, 1])) < 0.4
+
+
+def test_images_alone_say_nothing_of_their_caption_and_captions_nothing_of_their_image() -> None:
+    whole = pairs()
+    parts = UnpairedConfig().apply(Splits(whole, whole))
+    assert set(parts.images.fetch(torch.tensor([0]))) == {"images", "ids", "labels"}
+    assert set(parts.texts.fetch(torch.tensor([0]))) == {"ids", "text", "text_embedding"}
+
+
+def test_embeddings_stay_with_their_captions_and_labels_with_their_images() -> None:
+    whole = pairs()
+    parts = UnpairedConfig().apply(Splits(whole, whole))
+    batch = parts.texts.fetch(torch.tensor([3, 0]))
+    assert [f"number {int(row)}" for row in batch["text_embedding"]] == batch["text"]
+    assert parts.images.labels is not None
+    assert parts.images.labels.tolist() == [number % 5 for number in shown(parts.images)]
+
+
+def test_pairs_stay_as_they_were() -> None:
+    whole = pairs()
+    paired = UnpairedConfig(paired=0.3).apply(Splits(whole, whole)).paired
+    batch = paired.fetch(torch.arange(len(paired)))
+    assert batch["text"] == [f"number {i - 100}" for i in batch["ids"].tolist()]
+
+
+def test_the_seed_decides_everything() -> None:
+    whole = pairs()
+    first, again, other = (UnpairedConfig(seed=s).apply(Splits(whole, whole)) for s in (0, 0, 1))
+    assert shown(first.images) == shown(again.images)
+    assert said(first.texts) == said(again.texts)
+    assert shown(first.images) != shown(other.images)
+    assert said(first.texts) != said(other.texts)
+
+
+def test_a_source_without_captions_is_refused() -> None:
+    bare = ArraySource(torch.zeros(4, 1, 2, 2, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="an unpaired set needs captions"):
+        UnpairedConfig().apply(Splits(bare, bare))
+
+
+def test_too_few_samples_are_refused() -> None:
+    whole = pairs(4)
+    with pytest.raises(ValueError, match="0 of 4 samples are left to break up"):
+        UnpairedConfig(paired=1.0).apply(Splits(whole, whole))
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        UnpairedConfig(overlap=1.5)
+
+
+def test_a_truth_of_another_length_is_refused() -> None:
+    whole = pairs(6)
+    parts = UnpairedConfig().apply(Splits(whole, whole))
+    with pytest.raises(ValueError, match="one entry per image without caption"):
+        UnpairedSplits(parts.paired, parts.images, parts.texts, parts.test, parts.truth[:2])
