@@ -104,13 +104,13 @@ def _set(s: Settings, images: ImageSet, folder: Path) -> Iterator[Row]:
     for way in there:
         if way not in same:
             yield _row(DECODE, way) | looks[way.name] | {"status": "other views: not timed"}
-    passes = {way: _pass(way) for way in same}
-    yield from (row | looks[str(row["contender"])] for row in _timed(s, DECODE, passes, s.images))
+    trainer, of = Trainer(images.size), (folder, images.size, images.config)
+    cached = [pipelines.kinfolk_cached(*of, batch=s.batch, cold=cold) for cold in (True, False)]
+    passes = {way: _pass(way) for way in [*same, *cached]}
+    yield from (row | looks.get(str(row["contender"]), {}) for row in _timed(s, DECODE, passes, s.images))
     alone = {way: way.views for way in same if way.views is not None and way.workers == 0}
     yield from _timed(s, VIEWS, alone, s.batch)
-    trainer, of = Trainer(images.size), (folder, images.size, images.config)
-    trained = [way for way in same if way.name in (OURS, PIL)]
-    trained += [pipelines.kinfolk_cached(*of, batch=s.batch, cold=cold) for cold in (True, False)]
+    trained = [way for way in same if way.name in (OURS, PIL)] + cached
     yield from _timed(s, TRAINING, {way: _pass(way, trainer.step) for way in trained}, s.images)
     yield from _shares(s, images, folder, trainer)
 
@@ -154,17 +154,18 @@ def _pass(way: Way, use: Callable[[Views], None] = lambda views: None) -> Callab
 
 
 def _timed(s: Settings, part: str, functions: Mapping[Way, Callable[[], object]], images: int) -> Iterable[Row]:
-    """Rates of all in turns, after one call that starts workers, and how they stand to PIL's with as many workers."""
+    """Rates of all in turns, after one call that starts workers, and how they stand to the fastest of PIL's."""
     for function in functions.values():
         function()
     keys = {f"{way.name}, {way.workers}": way for way in functions}
     times = in_turns({key: functions[way] for key, way in keys.items()}, repeats=s.repeats, budget=s.budget)
     rates = {key: images / found.median for key, found in times.items()}
+    yardstick = max(rates[key] for key, way in keys.items() if way.name == PIL)
     for key, way in keys.items():
         found = times[key].values
         row = _row(part, way) | {"status": OK, "images / second": rates[key], "repeats": len(found)}
         row |= {"fastest": images / min(found), "slowest": images / max(found)}
-        yield row | {"speed / one at a time": rates[key] / rates[f"{PIL}, {way.workers}"]}
+        yield row | {"speed / one at a time": rates[key] / yardstick}
 
 
 def _shares(s: Settings, images: ImageSet, folder: Path, trainer: Trainer) -> Iterator[Row]:

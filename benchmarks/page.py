@@ -152,7 +152,7 @@ def data(rows: Rows) -> str:
                 body.append(
                     [part, " ".join(filter(None, [row["contender"], row["version"]])), row["workers"], *figures]
                 )
-        parts.append(_table(["part", "who", "workers", "images / s", "/ PIL, as many workers"], body))
+        parts.append(_table(["part", "who", "workers", "images / s", "/ fastest PIL"], body))
         shares = [row for row in mine if row["views share"]]
         header = ["a step of training here", "decoding", "augmentation", "images / s"]
         body = [

@@ -2,6 +2,7 @@
 
 from kinfolk.evals.baselines import CentredRawPixels as CentredRawPixels
 from kinfolk.evals.baselines import RawPixels as RawPixels
+from kinfolk.evals.cross_retrieval import CrossRetrieval as CrossRetrieval
 from kinfolk.evals.evaluate import EvaluationConfig as EvaluationConfig
 from kinfolk.evals.evaluate import evaluate as evaluate
 from kinfolk.evals.evaluate import evaluation_notes as evaluation_notes
@@ -23,6 +24,7 @@ from kinfolk.evals.table import markdown_table as markdown_table
 __all__ = [
     "KNN",
     "CentredRawPixels",
+    "CrossRetrieval",
     "EvaluationConfig",
     "Evaluator",
     "FeatureSplits",

@@ -56,6 +56,7 @@ class CrossRetrieval(Evaluator):
 
     protocol: ClassVar[str] = "cross-hand retrieval"
     needs_labels: ClassVar[bool] = False
+    needs_columns: ClassVar[tuple[str, ...]] = ("groups", "bias_labels")
     normalisation: ClassVar[str] = "l2"
 
     def __post_init__(self) -> None:

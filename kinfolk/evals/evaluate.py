@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kinfolk.data.sources.table import is_table
 from kinfolk.evals.baselines import CentredRawPixels, RawPixels
+from kinfolk.evals.cross_retrieval import CrossRetrieval
 from kinfolk.evals.features import FeatureSplits, extract, extract_views
 from kinfolk.evals.few_label_probe import FewLabelProbe
 from kinfolk.evals.geometry import Geometry, subset
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from kinfolk.data.views import ViewMaker
     from kinfolk.data.views.table import TableViewMaker
 
-Protocol = Literal["knn", "linear_probe", "few_label_probe", "retrieval", "geometry"]
+Protocol = Literal["knn", "linear_probe", "few_label_probe", "retrieval", "cross_retrieval", "geometry"]
 _LAYERS = {"raw pixels": "pixels", "centred raw pixels": "pixels", "raw features": "features of the table"}
 _log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class EvaluationConfig:
         linear_probe: parameters of the linear probe.
         few_label_probe: parameters of the probe on few labels.
         retrieval: parameters of retrieval by class.
+        cross_retrieval: parameters of retrieval across hands, for sources with groups and bias labels.
         geometry: parameters of the geometric diagnostics.
         batch_size: images per forward pass.
         max_train_rows: training samples in use, a seeded subset; None takes all.
@@ -60,6 +62,7 @@ class EvaluationConfig:
     linear_probe: LinearProbe = field(default_factory=LinearProbe)
     few_label_probe: FewLabelProbe = field(default_factory=FewLabelProbe)
     retrieval: Retrieval = field(default_factory=Retrieval)
+    cross_retrieval: CrossRetrieval = field(default_factory=CrossRetrieval)
     geometry: Geometry = field(default_factory=Geometry)
     batch_size: int = 256
     max_train_rows: int | None = None
@@ -98,6 +101,7 @@ class EvaluationConfig:
             "linear_probe": self.linear_probe,
             "few_label_probe": self.few_label_probe,
             "retrieval": self.retrieval,
+            "cross_retrieval": self.cross_retrieval,
             "geometry": self.geometry,
         }
 
@@ -170,6 +174,9 @@ def evaluation_notes(
             notes.append(
                 f"{dropped} of {len(rows)} {part} samples have no label and are dropped from: {', '.join(needy)}."
             )
+    for evaluator in config.evaluators():
+        if missing := [column for column in evaluator.needs_columns if column not in splits.test.columns]:
+            notes.append(f"left out, since the test split has no {' and no '.join(missing)}: {evaluator.protocol}.")
     if "geometry" in config.protocols and not _two_views(view_maker):
         notes.append("left out, since there are no two views of a sample: alignment.")
     return tuple(notes)
@@ -221,6 +228,8 @@ def _features(
 def _records(name: str, features: FeatureSplits, config: EvaluationConfig, labels_used: LabelsUsed) -> Iterator[Record]:
     for evaluator in config.evaluators():
         if evaluator.needs_labels and not features.has_labels:
+            continue
+        if any(getattr(features.test, column) is None for column in evaluator.needs_columns):
             continue
         used = features.labelled() if evaluator.needs_labels else features
         shared = {

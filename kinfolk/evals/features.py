@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -36,6 +36,8 @@ class Features:
         rows: float32 `[n, d]`, finite, n >= 1 and d >= 1.
         ids: int64 `[n]`, strictly ascending.
         labels: int64 `[n]` with -1 for an unlabelled row, or None where nothing is known.
+        groups: int64 `[n]`, what a row shows, -1 = unknown, or None; see `kinfolk.data.Source`.
+        bias_labels: int64 `[n]`, a nuisance factor such as the hand, -1 = unknown, or None.
 
     Raises:
         ValueError: for other shapes, ids out of order, rows that are not finite, labels below -1.
@@ -45,9 +47,11 @@ class Features:
     rows: Float[Tensor, "n d"]
     ids: Int64[Tensor, " n"]
     labels: Int64[Tensor, " n"] | None = None
+    groups: Int64[Tensor, " n"] | None = None
+    bias_labels: Int64[Tensor, " n"] | None = None
 
     def __post_init__(self) -> None:
-        _check_shapes(self.rows, self.ids, self.labels)
+        _check_shapes(self.rows, self.ids, self._columns())
         if bool((self.ids.diff() <= 0).any()):
             raise ValueError("ids must be strictly ascending; build the features with Features.from_rows, which sorts.")
         finite = self.rows.isfinite().all(dim=1)
@@ -64,13 +68,23 @@ class Features:
             )
 
     @classmethod
-    def from_rows(cls, rows: Float[Tensor, "n d"], ids: Int64[Tensor, " n"], labels: Tensor | None = None) -> Features:
+    def from_rows(
+        cls,
+        rows: Float[Tensor, "n d"],
+        ids: Int64[Tensor, " n"],
+        labels: Tensor | None = None,
+        *,
+        groups: Tensor | None = None,
+        bias_labels: Tensor | None = None,
+    ) -> Features:
         """Sort rows by id and keep the first row of every id.
 
         Args:
             rows: floating `[n, d]`, cast to float32.
             ids: int64 `[n]`; equal ids name the same sample, as when a last batch was padded.
             labels: integers `[n]` with -1 for an unlabelled row, or None.
+            groups: likewise, what a row shows.
+            bias_labels: likewise, a nuisance factor.
 
         Returns:
             The features, detached and contiguous.
@@ -80,7 +94,8 @@ class Features:
             >>> features.ids.tolist(), features.rows.argmax(1).tolist()
             ([4, 7], [1, 0])
         """
-        _check_shapes(rows, ids, labels, dtypes=False)
+        columns = {"labels": labels, "groups": groups, "bias_labels": bias_labels}
+        _check_shapes(rows, ids, columns, dtypes=False)
         order = torch.argsort(ids, stable=True)
         first = torch.ones_like(order, dtype=torch.bool)
         first[1:] = ids[order].diff() != 0
@@ -88,7 +103,7 @@ class Features:
         return cls(
             rows.detach()[order].float(),
             ids[order].long(),
-            None if labels is None else labels[order.to(labels.device)].long(),
+            **{name: None if c is None else c[order.to(c.device)].long() for name, c in columns.items()},
         )
 
     def __len__(self) -> int:
@@ -125,7 +140,13 @@ class Features:
                 "give the source labels, or leave the protocol out."
             )
         keep = self.labels >= 0
-        return self if bool(keep.all()) else Features(self.rows[keep], self.ids[keep], self.labels[keep])
+        if bool(keep.all()):
+            return self
+        kept = {name: None if column is None else column[keep] for name, column in self._columns().items()}
+        return Features(self.rows[keep], self.ids[keep], **kept)
+
+    def _columns(self) -> dict[str, Tensor | None]:
+        return {"labels": self.labels, "groups": self.groups, "bias_labels": self.bias_labels}
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,14 +231,20 @@ def extract(
         ValueError: for an empty source, an encoder that does not give one row per image, features that are not
             finite.
     """
-    rows, ids, labels = [], [], []
+    rows, known = [], []
     with _frozen(encoder, device) as place:
         for batch in _batches(source, indices, batch_size):
             rows.append(_encode(encoder, unaugmented(batch["images"].to(place))))
-            ids.append(batch["ids"])
-            labels.append(batch.get("labels"))
-    known = [label for label in labels if label is not None]
-    return Features.from_rows(torch.cat(rows), torch.cat(ids), torch.cat(known) if len(known) == len(rows) else None)
+            known.append({name: batch[name] for name in ("ids", "labels", "groups", "bias_labels") if name in batch})
+    ids, *columns = (_joined(known, name) for name in ("ids", "labels", "groups", "bias_labels"))
+    assert ids is not None
+    return Features.from_rows(torch.cat(rows), ids, columns[0], groups=columns[1], bias_labels=columns[2])
+
+
+def _joined(batches: Sequence[Mapping[str, Tensor]], name: str) -> Tensor | None:
+    """A column over all batches, None where some lack it."""
+    parts = [batch[name] for batch in batches if name in batch]
+    return torch.cat(parts) if len(parts) == len(batches) else None
 
 
 def extract_views(
@@ -248,7 +275,9 @@ def extract_views(
     first, second = [], []
     with _frozen(encoder, device) as place:
         for batch in _batches(source, indices, batch_size):
-            views = view_maker(batch["images"].to(place), batch["ids"].to(place), epoch=0)
+            views = view_maker.of_batch(
+                {name: value.to(place) for name, value in batch.items() if isinstance(value, Tensor)}, epoch=0
+            )
             if len(views) < 2:
                 raise ValueError(
                     f"alignment needs two views of a sample, the view maker gives {len(views)}; set count=2."
@@ -258,10 +287,10 @@ def extract_views(
     return torch.cat(first), torch.cat(second)
 
 
-def _check_shapes(rows: Tensor, ids: Tensor, labels: Tensor | None, *, dtypes: bool = True) -> None:
+def _check_shapes(rows: Tensor, ids: Tensor, columns: Mapping[str, Tensor | None], *, dtypes: bool = True) -> None:
     if rows.ndim != 2 or 0 in rows.shape:
         raise ValueError(f"features must be [n, d] with at least one row and one column, got {tuple(rows.shape)}.")
-    for name, column in (("ids", ids), ("labels", labels)):
+    for name, column in {"ids": ids, **columns}.items():
         if column is None:
             continue
         if column.shape != rows.shape[:1]:

@@ -80,12 +80,13 @@ class Measurement:
 class Evaluator(ABC):
     """A protocol: its parameters are the fields of a frozen dataclass, its numbers come from `run`.
 
-    `protocol` is its name in tables, `needs_labels` says whether it works without labels at all, and `normalisation`
-    what it does to the features first.
+    `protocol` is its name in tables, `needs_labels` says whether it works without labels at all, `needs_columns` what
+    else the test rows must carry, and `normalisation` what it does to the features first.
     """
 
     protocol: ClassVar[str]
     needs_labels: ClassVar[bool]
+    needs_columns: ClassVar[tuple[str, ...]] = ()
     normalisation: ClassVar[str]
 
     @abstractmethod

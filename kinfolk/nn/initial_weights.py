@@ -18,7 +18,6 @@ _NESTS = ("state_dict", "model_state_dict", "model", "encoder", "net", "module")
 _WRAPPERS = {"module", "model", "backbone", "encoder", "encoder_q", "base_encoder", "net", "trunk", "visual"}
 _WRAPPERS |= {"vit", "deit", "beit", "dinov2", "swin", "swinv2", "resnet", "convnext", "convnextv2", "vision_model"}
 _HEADS = ("fc", "head", "heads", "classifier", "linear", "projection_head", "projector", "predictor", "prototypes")
-_FILES = ("encoder.safetensors", "model.safetensors", "pytorch_model.bin")
 _SHOWN = 8
 
 
@@ -59,7 +58,7 @@ class InitialWeights:
 
 
 def load_initial_weights(encoder: nn.Module, weights: str | Path, *, partial: bool = False) -> InitialWeights:
-    """Load an encoder's weights from a run, a model folder, or a safetensors or torch file.
+    """Load an encoder's weights from a run, or a safetensors or torch file.
 
     The tensors may be nested (under ``state_dict``, ``model``, ...) and their names may begin with a wrapper's
     (``module.``, ``backbone.``, ``encoder.``, ``encoder_q.``, ...): the beginning that fits the most of the encoder's
@@ -69,7 +68,7 @@ def load_initial_weights(encoder: nn.Module, weights: str | Path, *, partial: bo
 
     Args:
         encoder: what takes the weights.
-        weights: a finished run's or a model's folder, or a file.
+        weights: a finished run's folder, or a file.
         partial: whether to take what fits when some tensors are missing or have another shape.
 
     Returns:
@@ -131,14 +130,16 @@ def load_initial_weights(encoder: nn.Module, weights: str | Path, *, partial: bo
 
 
 def _file(path: Path) -> Path:
-    if path.is_dir():
-        path = next((path / name for name in _FILES if (path / name).is_file()), path / _FILES[0])
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no encoder weights at {path}; init takes a finished run's folder, a model's folder ({', '.join(_FILES)}),"
-            " or a safetensors or torch file"
+    if (path / "config.json").is_file():  # transformers renames tensors on saving and knows how to read them back
+        raise ValueError(
+            f"{path} is a folder of transformers; name it in an encoder of kind 'transformers' instead of loading it here"
         )
-    return path
+    file = path / "encoder.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"no encoder weights at {file}; init takes a finished run's folder, or a safetensors or torch file"
+        )
+    return file
 
 
 def _read(file: Path) -> Any:

@@ -10,7 +10,7 @@ from functools import partial
 from kinfolk.evals import EvaluationConfig
 from kinfolk.methods import MoCoConfig
 from kinfolk.nn import ResNet18Config, SmallConvConfig
-from kinfolk.recipes import digits, fashion_mnist
+from kinfolk.recipes import digits, emoji, fashion_mnist
 from kinfolk.train import TrainConfig
 
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
@@ -29,6 +29,12 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "supcon-fashion-mnist": fashion_mnist.supcon,
     "xclr-fashion-mnist": fashion_mnist.xclr,
     "cacr-fashion-mnist": fashion_mnist.cacr,
+    "simclr-emoji": emoji.simclr,
+    "simclr-hands-emoji": emoji.simclr_hands,
+    "moco-emoji": emoji.moco,
+    "supcon-emoji": emoji.supcon,
+    "xclr-emoji": emoji.xclr,
+    "cacr-emoji": emoji.cacr,
 }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kinfolk.data import CaptionsConfig, EmojiConfig
+from kinfolk.data.sources.emoji import EMOJI_HANDS
 from kinfolk.data.views import drawing_views
 from kinfolk.evals import KNN, CrossRetrieval, EvaluationConfig
 from kinfolk.methods import CACRConfig, MoCoConfig, SimCLRConfig, SupConConfig, XCLRConfig
@@ -68,7 +69,9 @@ def _emoji(method: MethodConfig) -> TrainConfig:
         optimizer=AdamWConfig(learning_rate=2e-3, weight_decay=5e-2),
         # The smallest classes have a handful of pictures of their own; 200 neighbours would drown them.
         evaluation=EvaluationConfig(
-            protocols=("knn", "linear_probe", "cross_retrieval", "geometry"), knn=KNN(k=20)
+            protocols=("knn", "cross_retrieval", "geometry"),
+            knn=KNN(k=20),
+            cross_retrieval=CrossRetrieval(hands=EMOJI_HANDS),
         ),
         batch_size=256,
         epochs=10,

@@ -154,7 +154,7 @@ def weights_section(material: Material) -> Section:
         return Section("weights", title, paragraph_html("Rows of a table have no picture to show with their weights."))
     count = min(_WEIGHT_SAMPLES, config.batch_size, len(source))
     batch = source.fetch(choose(len(source), count, seed=material.seed))
-    views = make_views(config.views, source, seed=material.seed)(batch["images"], batch["ids"], epoch=0)
+    views = make_views(config.views, source, seed=material.seed).of_batch(batch, epoch=0)
     with torch.no_grad():
         attraction, repulsion = method.loss.weights([method.head(method.encoder(view)) for view in views])
     queries = choose(count, _WEIGHT_QUERIES, seed=material.seed + 2)

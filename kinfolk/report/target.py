@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from kinfolk.data import ClassTable, ClassTableConfig, Relation, Splits
+from kinfolk.data import ClassTable, Relation, Splits
+from kinfolk.data.views.groups import of_images_alone
 from kinfolk.data.views.table import make_views, unaugmented
 from kinfolk.graphs import KernelGraph, LabelGraph, SimilarityGraph
 from kinfolk.methods import XCLRConfig
@@ -98,17 +99,20 @@ def _graph(
 
 def _relation_over_test(config: TrainConfig, splits: Splits) -> Relation:
     assert config.relation is not None
-    if isinstance(config.relation, ClassTableConfig) and splits.test.labels is not None:
-        known = config.relation.build(splits.train)  # its table may be made of the training images
-        return ClassTable(splits.test.ids, splits.test.labels, known.similarities, known.temperature)
-    return config.relation.build(splits.test)
+    trained = config.relation.build(splits.train)
+    trained = trained.settled(batch_size=min(config.batch_size, len(splits.train)), views=config.views.count)
+    if isinstance(trained, ClassTable) and splits.test.labels is not None:
+        # the table may be made of the training images
+        return ClassTable(splits.test.ids, splits.test.labels, trained.similarities, trained.temperature)
+    over_test = config.relation.build(splits.test)
+    return over_test.with_temperature(trained.temperature) if over_test.has_temperature else over_test
 
 
 def _pairs_of_views(
     config: TrainConfig, splits: Splits, sample: Sample, places: Int[np.ndarray, " k"], *, seed: int
 ) -> tuple[Float[Tensor, "n c h w"], Int[np.ndarray, " n"]]:
     """Two views of every image, side by side, and which image each row shows."""
-    maker = make_views(config.views, splits.train, seed=seed)
+    maker = make_views(of_images_alone(config.views), splits.train, seed=seed)
     views = maker(sample.images[places], sample.ids[places], epoch=0)[:2]
     return torch.stack(views, dim=1).flatten(0, 1), np.repeat(places, len(views))
 

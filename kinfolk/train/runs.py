@@ -149,13 +149,15 @@ def build_encoder(config: TrainConfig, source: Source) -> nn.Module:
 def build_method(config: TrainConfig, source: Source, *, encoder: nn.Module | None = None) -> Method:
     """Build the method around an encoder (a fresh one by default) and the relation over the source."""
     relation = None if config.relation is None else config.relation.build(source)
+    if relation is not None:  # a perplexity that was asked for becomes a temperature here, where the batch is known
+        relation = relation.settled(batch_size=min(config.batch_size, len(source)), views=config.views.count)
     return config.method.build(build_encoder(config, source) if encoder is None else encoder, relation=relation)
 
 
 def view_shape(config: TrainConfig, source: Source) -> tuple[int, tuple[int, int]]:
     """Channels and ``(H, W)`` of the views that the encoder will see, measured on the first sample."""
     sample = source.fetch(torch.tensor([0]))
-    view = make_views(config.views, source, seed=config.seed)(sample["images"], sample["ids"], epoch=0)[0]
+    view = make_views(config.views, source, seed=config.seed).of_batch(sample, epoch=0)[0]
     return view.shape[1], (view.shape[2], view.shape[3])
 
 
@@ -226,7 +228,7 @@ def initialise_encoder(encoder: nn.Module, weights: str | os.PathLike[str], *, p
 
     Args:
         encoder: What takes the weights.
-        weights: A finished run's folder, a model's folder, or a safetensors or torch file.
+        weights: A finished run's folder, or a safetensors or torch file.
         partial: Whether to take what fits when some tensors are missing or have another shape.
 
     Returns:

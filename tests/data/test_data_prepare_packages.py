@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from kinfolk.data import ImageFolderConfig, prepare
-from kinfolk.data.prepare.clients import tar_members
+from kinfolk.data.prepare.clients import Downloads, tar_members
 from kinfolk.data.sources.emoji import EmojiConfig
 
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="needs dpkg-deb to make a package")
@@ -61,7 +61,9 @@ def emoji_packages(folder: Path) -> None:
         plain = code.replace("-FE0F", "")  # OpenMoji's spelling, which leaves the selector out
         rows.append(f"{plain},the {short}")
         for tone in ("", *tones):
-            svgs[f"color/svg/{plain}{'-' * bool(tone)}{tone}.svg"] = SVG.format(r=8 + 4 * i + 2 * tones.index(tone) if tone else 7 + 4 * i)
+            svgs[f"color/svg/{plain}{'-' * bool(tone)}{tone}.svg"] = SVG.format(
+                r=8 + 4 * i + 2 * tones.index(tone) if tone else 7 + 4 * i
+            )
     for place, hand in enumerate(("google", "twitter")):
         images = {f"img/{hand}/64/{name}": png(40 * place + 5, 30 * i, 9, 255) for i, name in enumerate(pictures)}
         other_sizes = {f"img/{hand}/sheets/64.png": b"not read"}
@@ -123,6 +125,7 @@ def test_a_slice_has_all_hands_of_some_concepts_and_the_whole_replaces_it(downlo
     prepare("emoji", out, only=1)
     assert (out / "prepared.json").stat().st_mtime_ns == stamp  # left alone
     assert len(concepts(prepare("emoji", out))) == 9
+    assert len(concepts(prepare("emoji", out, only=1))) == 9  # a part never replaces the whole
     assert sorted(path.name for path in tmp_path.iterdir()) == ["downloads", "set"]
     with pytest.raises(ValueError, match="there are 3 emoji; only=4"):
         prepare("emoji", tmp_path / "more", only=4)
@@ -177,6 +180,14 @@ def test_fetched_packages_are_kept_where_downloads_are_kept(
     monkeypatch.setenv("PATH", f"{elsewhere}:{os.environ['PATH']}")
     prepare("emoji", tmp_path / "set")
     assert sorted(path.name for path in downloads.iterdir()) == sorted(path.name for path in elsewhere.glob("*.tgz"))
+
+
+def test_of_several_versions_the_newest_is_taken(tmp_path: Path) -> None:
+    for version in ("2.2.99", "2.10.1", "2.2.535"):
+        npm_package(tmp_path, f"iconify-json-{version}.tgz", {})
+    npm_package(tmp_path, "iconify-json-3.0.0.tgz", {})
+    downloads = Downloads.for_folder(tmp_path / "icons", work=tmp_path / "work")
+    assert downloads.npm("@iconify/json", "2.2.535").name == "iconify-json-2.10.1.tgz"
 
 
 def test_a_damaged_tarball_is_named(tmp_path: Path) -> None:

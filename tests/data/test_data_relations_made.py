@@ -284,7 +284,7 @@ def test_what_cannot_be_built_is_explained(make, error: type[Exception], message
         make()
 
 
-@pytest.mark.parametrize("name", [name for name in RELATIONS if name not in ("class-table",)])
+@pytest.mark.parametrize("name", RELATIONS)
 def test_a_stream_is_refused_with_a_way_out(name: str) -> None:
     stream = StreamSource(iter([]), source(times=TIMES), samples_per_epoch=5)
     for data in (stream, iter([])):

@@ -95,7 +95,7 @@ def test_a_large_set_of_captions_is_ordered_quickly() -> None:
     begun = time.perf_counter()
     sampler = DistinctSampler(keys, batch_size=1024, seed=0)
     batch = sampler.batch(0, 0)
-    assert time.perf_counter() - begun < 5  # 0.3 s where it was measured
+    assert time.perf_counter() - begun < 5  # 0.7 s where it was measured
     assert keys[batch].unique().numel() == 1024
     assert sampler.leftovers < 1024
 

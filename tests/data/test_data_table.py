@@ -32,7 +32,7 @@ def all_rows(config: TableConfig) -> tuple[TableSource, TableSource]:
 
 
 def test_columns_become_features_standardised_by_the_training_rows(tmp_path: Path) -> None:
-    parts = CSV.replace("note", "part").replace(",d", ",test")
+    parts = CSV.replace("note", "part").replace(",,d\n", ",,test\n")
     for letter in "abc":
         parts = parts.replace(f",{letter}\n", ",train\n")
     train, test = all_rows(TableConfig(written(tmp_path, parts), label="kind", part="part"))

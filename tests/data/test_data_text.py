@@ -39,11 +39,11 @@ class Lengths(TextEncoder):
 
 @pytest.fixture
 def encoder(monkeypatch: pytest.MonkeyPatch) -> Lengths:
-    """The only encoder there is, whatever the config says; its identity is the config's name."""
+    """The only encoder there is, whatever the config says; its identity follows the config."""
     fake = Lengths()
 
     def locate(config: TextEncoderConfig) -> LocatedEncoder:
-        return LocatedEncoder(config.name, config.name, "", lambda: fake)
+        return LocatedEncoder("fake", f"{config.name} {config.max_length}", "", lambda: fake)
 
     monkeypatch.setattr(TextEncoderConfig, "locate", locate)
     return fake
@@ -74,9 +74,10 @@ def test_a_second_time_nothing_is_encoded(encoder: Lengths, tmp_path: Path) -> N
 def test_another_encoder_or_another_text_is_another_file(encoder: Lengths, tmp_path: Path) -> None:
     encode_texts(TEXTS, cache=tmp_path)
     assert not encode_texts(TEXTS, TextEncoderConfig("other"), cache=tmp_path).cached
+    assert not encode_texts(TEXTS, TextEncoderConfig(max_length=4), cache=tmp_path).cached
     assert not encode_texts([*TEXTS, "cat"], cache=tmp_path).cached
     assert not encode_texts(["grinning", "face fire truck", "smiling face"], cache=tmp_path).cached  # no glued texts
-    assert len(list(tmp_path.glob("*.npy"))) == 4
+    assert len(list(tmp_path.glob("*.npy"))) == 5
 
 
 def test_the_file_is_an_ordinary_npy_file_of_half_precision(encoder: Lengths, tmp_path: Path) -> None:
@@ -164,6 +165,15 @@ def test_progress_is_silent_for_short_work_and_counts_long_work(capsys: pytest.C
     with TextProgress(4, "embedding texts", every_seconds=0.0) as progress:
         progress.advance(1)
     assert capsys.readouterr().err.startswith("embedding texts: 1/4, ")
+
+
+def test_progress_on_a_terminal_is_a_bar(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rich", reason="rich is not installed; lines are printed instead")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with TextProgress(4, "embedding texts") as progress:
+        progress.advance(4)
+    assert "4/4" in capsys.readouterr().err
 
 
 def test_without_any_encoder_the_error_has_both_commands(monkeypatch: pytest.MonkeyPatch) -> None:

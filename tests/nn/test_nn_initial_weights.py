@@ -82,12 +82,12 @@ def test_names_that_lack_the_encoders_own_wrapper_fit_too(tmp_path: Path) -> Non
     assert torch.equal(target.state_dict()["module.0.weight"], inner.state_dict()["0.weight"])
 
 
-def test_folders_hold_a_run_or_a_model(tmp_path: Path) -> None:
-    for name in ("encoder.safetensors", "model.safetensors", "pytorch_model.bin"):
-        folder = tmp_path / name.partition(".")[0]
-        folder.mkdir()
-        save_file(state(), folder / name) if name.endswith("s") else torch.save(state(), folder / name)
-        assert load_initial_weights(encoder(5), folder).loaded == len(state())
+def test_a_folder_holds_a_run_and_one_of_transformers_is_for_its_own_encoder(tmp_path: Path) -> None:
+    save_file(state(), tmp_path / "encoder.safetensors")
+    assert load_initial_weights(encoder(5), tmp_path).loaded == len(state())
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="name it in an encoder of kind 'transformers'"):
+        load_initial_weights(encoder(5), tmp_path)
 
 
 WIDE = state(**{"blocks.0.0.weight": torch.zeros(4, 1, 3, 3)})

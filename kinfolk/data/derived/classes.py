@@ -31,7 +31,7 @@ def required_labels(source: Source, *, needed_for: str, complete: bool = True) -
     if complete and bool((labels < 0).any()):
         raise ValueError(
             f"{needed_for} needs a label for every sample; source {source.name!r} has {int((labels < 0).sum())}"
-            f" unlabelled of {len(labels)}. Leave those out with `subset` first."
+            f" unlabelled of {len(labels)}. Leave those out with `subset`, or make this set before labels are hidden."
         )
     return labels
 

@@ -46,6 +46,7 @@ def prepare(
         name: one of `PREPARED`.
         out: the folder to fill; made when it is missing.
         only: how many concepts, a seeded choice with every picture of each, instead of all; for `emoji` and `icons`.
+            A folder that holds the whole set is left as it is.
         progress: is told in a line what is being done, now and then; for example `print`.
 
     Returns:

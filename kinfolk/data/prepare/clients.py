@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -83,9 +84,9 @@ class Downloads:
 
     def _lying(self, pattern: str) -> Path | None:
         for place in self.places:
-            found = sorted(place.glob(pattern))
+            found = sorted(place.glob(pattern), key=lambda path: [int(part) for part in re.findall(r"\d+", path.name)])
             if found:
-                return found[-1]
+                return found[-1]  # the newest version
         return None
 
     def _fetched(self, pattern: str) -> Path:

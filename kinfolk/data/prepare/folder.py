@@ -32,7 +32,8 @@ def fill_folder(
         out: the folder; it appears, or replaces an earlier one, only when all is written.
         name: the data set's name, recorded in ``prepared.json``.
         fill: writes the data set.
-        only: how many concepts; another number than recorded prepares anew.
+        only: how many concepts; where another part than this one is recorded it is prepared anew, and a whole data set
+            is never replaced by a part.
         progress: is told what is being done.
 
     Returns:
@@ -47,7 +48,7 @@ def fill_folder(
             raise ValueError(f"{out} holds something else than {name} (it has no {RECORD}); give another folder")
         if found is not None and found["name"] != name:
             raise ValueError(f"{out} holds {found['name']}, not {name}; give another folder")
-        if found is not None and found["only"] == only:
+        if found is not None and found["only"] in (None, only):
             return out
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".prepare-") as work:

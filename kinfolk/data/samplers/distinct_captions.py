@@ -25,8 +25,8 @@ class DistinctSampler:
     samples that are changes each epoch.
 
     An epoch's batches are dealt like cards: the samples, sorted by caption, go round the steps in turn, so that equals
-    come to lie in different ones. Captions are in random order before, batches and their places after. Numbering
-    400,000 captions and ordering an epoch takes well under a second.
+    come to lie in different ones. Captions are in random order before, batches and their places after. For
+    400,000 captions, numbering them took 1.7 s once and ordering an epoch half a second, on one core.
 
     Args:
         keys: one caption or other hashable value per sample, None for a sample that is like no other; or integers

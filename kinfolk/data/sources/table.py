@@ -14,27 +14,11 @@ from torch import Tensor
 from kinfolk.data.sources.base import Source, Splits
 from kinfolk.data.sources.columns import Column, check_columns, check_ids, take_columns
 from kinfolk.data.sources.hold_out import hold_out
+from kinfolk.data.sources.table_features import Feature, is_missing, standardised
 from kinfolk.data.sources.table_file import read_table
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
-
-
-@dataclass(frozen=True)
-class Feature:
-    """One feature of a table and how it was made.
-
-    Args:
-        name: the column's, or ``column=value`` for one of several that stand for a column of texts.
-        column: the column it was made of.
-        mean: over the training rows; subtracted.
-        scale: the standard deviation over the training rows, or 1; divides.
-    """
-
-    name: str
-    column: str
-    mean: float
-    scale: float
 
 
 class TableSource(Source):
@@ -203,7 +187,7 @@ class TableConfig:
         missing = self._missing(inputs)
         raw, names = self._numbers(inputs)
         train, test = self._split(columns, raw, labels)
-        rows, features = _standardised(raw, names, train)
+        rows, features = standardised(raw, names, train)
         source = TableSource(
             rows,
             features=features,
@@ -216,7 +200,7 @@ class TableConfig:
         return Splits(source.subset(train), source.subset(test))
 
     def _missing(self, inputs: dict[str, np.ndarray]) -> dict[str, int]:
-        counts = {name: int(_is_missing(values).sum()) for name, values in inputs.items()}
+        counts = {name: int(is_missing(values).sum()) for name, values in inputs.items()}
         counts = {name: count for name, count in counts.items() if count}
         if counts and self.missing == "raise":
             listed = ", ".join(f"{name} ({count})" for name, count in counts.items())
@@ -245,7 +229,7 @@ class TableConfig:
                     f" {'let strings=one-hot encode it' if self.strings == 'raise' else 'raise max_categories'}"
                 )
             for category in categories:
-                numbers.append(np.where(_is_missing(values), np.nan, values == category).astype(np.float64))
+                numbers.append(np.where(is_missing(values), np.nan, values == category).astype(np.float64))
                 names.append((f"{column}={category}", column))
         return np.stack(numbers, axis=1), names
 
@@ -253,7 +237,7 @@ class TableConfig:
         if self.label is None:
             return None, None
         values = columns[self.label]
-        known = ~_is_missing(values)
+        known = ~is_missing(values)
         if values.dtype != object:
             if (values[known] != np.round(values[known])).any():
                 raise ValueError(
@@ -277,7 +261,7 @@ class TableConfig:
         if self.text is None:
             return None
         values = columns[self.text]
-        if values.dtype != object or _is_missing(values).any():
+        if values.dtype != object or is_missing(values).any():
             raise ValueError(f"{self.path}: column {self.text!r} must hold a text in every row to be the captions")
         return values.tolist()
 
@@ -295,26 +279,3 @@ class TableConfig:
         if len(train) == 0:
             raise ValueError(f"{self.path}: no row is left for training; {len(test)} rows are the test part")
         return train, test
-
-
-def _is_missing(values: np.ndarray) -> np.ndarray:
-    return np.array([value is None for value in values]) if values.dtype == object else np.isnan(values)
-
-
-def _standardised(
-    raw: np.ndarray, names: list[tuple[str, str]], train: Tensor
-) -> tuple[Float[Tensor, "n f"], list[Feature]]:
-    """Subtract the training mean, divide columns of numbers by the training deviation, and put 0 where none is."""
-    part = raw[train.numpy()]
-    there = ~np.isnan(part)
-    count = np.maximum(there.sum(0), 1)
-    mean = np.where(there, part, 0).sum(0) / count
-    deviation = np.sqrt((np.where(there, part - mean, 0) ** 2).sum(0) / count)
-    is_number = np.array([name == column for name, column in names])
-    # rounding leaves a constant column a deviation of about 1e-16 of its size, and dividing by that would make noise
-    varies = deviation > 1e-9 * np.maximum(np.abs(mean), 1e-300)
-    scale = np.where(is_number & varies, deviation, 1.0)
-    rows = np.nan_to_num((raw - mean) / scale, nan=0.0)
-    rows[:, is_number & ~varies] = 0
-    features = [Feature(name, column, float(mean[i]), float(scale[i])) for i, (name, column) in enumerate(names)]
-    return torch.from_numpy(rows.astype(np.float32)), features

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
 from kinfolk.data.views.config import ViewsConfig
+
+if TYPE_CHECKING:
+    from kinfolk.data.views.table import TableViewsConfig
 
 
 @dataclass(frozen=True)
@@ -83,3 +86,19 @@ class ColourSpaceViewsConfig:
 
 AnyViewsConfig = ViewsConfig | MultiViewsConfig | ColourSpaceViewsConfig
 """Every config that a `ViewMaker` takes."""
+
+
+def of_images_alone(config: AnyViewsConfig | TableViewsConfig) -> AnyViewsConfig | TableViewsConfig:
+    """Return the config as it is for images that come without other hands' renderings and without masks.
+
+    Example:
+        >>> of_images_alone(ViewsConfig(renderings="other", background=0.5)) == ViewsConfig()
+        True
+    """
+    if isinstance(config, ViewsConfig):
+        return replace(config, renderings="own", background=0.0)
+    if isinstance(config, MultiViewsConfig):
+        return MultiViewsConfig(tuple(replace(group, renderings="own", background=0.0) for group in config.groups))
+    if isinstance(config, ColourSpaceViewsConfig):
+        return ColourSpaceViewsConfig(replace(config.base, renderings="own", background=0.0))
+    return config

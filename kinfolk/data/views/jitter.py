@@ -42,7 +42,7 @@ def jitter_in_order(
         >>> image = torch.tensor([0.2, 0.4, 0.6]).reshape(1, 3, 1, 1)
         >>> twice, always = torch.tensor([[2.0, 1.0, 1.0]]), torch.tensor([True])
         >>> changed = jitter_in_order(image, torch.tensor([0]), factors=twice, turn=None, applies=always)
-        >>> changed.flatten().round(decimals=3).tolist()
+        >>> [round(value, 3) for value in changed.flatten().tolist()]
         [0.4, 0.8, 1.0]
     """
     blends = torch.tensor(_BLENDS, device=order.device)[order]
@@ -84,8 +84,9 @@ def turn_hue(colours: Float[Tensor, "b 3 ..."], turn: Float[Tensor, " b"]) -> Fl
     hue.copysign_(torch.sub(green, blue, out=side)).mul_(1 / 6).add_((turn + 1)[:, None])
     # A channel is high for a third of the circle, low for a half, and linear between.
     low, steepness = least.sub_(chroma), chroma.mul_(6)
-    for plane, offset in zip(planes, (0, 2 / 3, 1 / 3), strict=True):
-        torch.add(hue, offset, out=plane).frac_().sub_(0.5).abs_().clamp_(1 / 6, 1 / 3).mul_(steepness).add_(low)
+    offsets = hue.new_tensor((0, 2 / 3, 1 / 3))[:, None, None]
+    high = torch.add(hue, offsets, out=planes).frac_().sub_(0.5).abs_().clamp_(1 / 6, 1 / 3)
+    high.mul_(steepness).add_(low)
     return planes.transpose(0, 1).reshape(colours.shape)
 
 

@@ -165,6 +165,8 @@ def _view(images: Tensor, masks: Tensor | None, draws: Draws, config: ViewsConfi
         colours, alpha = view[:, :3], view[:, 3:]
     if config.recolours:
         colours = recolour(colours, draws, config).clamp_(0, 1)
+    elif config.resamples:
+        colours.clamp_(0, 1)  # bilinear weights may add up to a rounding error more than 1
     if config.blur > 0:
         sigma = draws.between("blur_sigma", *config.blur_sigma)
         change_some_(colours, draws.occurs("blur", config.blur), _blur(config.blur_sigma[1]), sigma)
@@ -199,7 +201,7 @@ def _place(images: Tensor, draws: Draws, config: ViewsConfig) -> Tensor:
 
 
 def _blur(max_sigma: float) -> Any:
-    return lambda colours, sigma: gaussian_blur(colours, sigma, max_sigma=max_sigma)
+    return lambda colours, sigma: gaussian_blur(colours, sigma, max_sigma=max_sigma).clamp_(0, 1)
 
 
 def _solarize(colours: Tensor) -> Tensor:
