@@ -38,41 +38,12 @@ ROWS: dict[str, views.AnyViewsConfig] = {
             for fill in ("grey", "black", "noise")
         )
     ),
-    "another hand": ViewsConfig(count=6, renderings="other"),
     "L and ab": views.ColourSpaceViewsConfig(views.weak_views(count=3)),
 }
 
 
-def emoji(root: Path) -> dict[str, Tensor]:
-    """Two emoji with their renderings, as a batch."""
-    from kinfolk.data.sources.decode import read_image
-
-    names = ("1f98a", "1f34e")  # fox, red apple
-    pictures = torch.stack(
-        [
-            torch.stack(
-                [_on_white(read_image(_file(root, hand, name), channels=4, size=(SIZE, SIZE))) for hand in HANDS]
-            )
-            for name in names
-        ]
-    )
-    return {"images": pictures[:, 0], "renderings": pictures, "rendering_count": torch.full((2,), len(HANDS))}
-
-
-HANDS = ("google", "twitter", "openmoji")
-
-
-def _file(root: Path, hand: str, name: str) -> Path:
-    return next(path for path in (root / hand).iterdir() if path.stem.lower() == name)
-
-
-def _on_white(image: Tensor) -> Tensor:
-    alpha = image[3:].float() / 255
-    return (image[:3] * alpha + 255 * (1 - alpha)).round().to(torch.uint8)
-
-
 def photographs() -> dict[str, Tensor]:
-    """Two crops of scikit-learn's photographs; where there are no emoji."""
+    """Two crops of scikit-learn's sample photographs."""
     from sklearn.datasets import load_sample_images
 
     china, flower = (
@@ -80,14 +51,14 @@ def photographs() -> dict[str, Tensor]:
     )
     crops = torch.cat([china[..., 60:360, 200:500], flower[..., 80:380, 150:450]])
     images = F.interpolate(crops, size=(SIZE, SIZE), mode="bilinear", antialias=True).round().to(torch.uint8)
-    return {"images": images, "renderings": images[:, None], "rendering_count": torch.ones(2, dtype=torch.int64)}
+    return {"images": images}
 
 
-def draw(path: Path, root: Path = Path(__file__).parents[2] / ".data" / "emoji") -> Path:
+def draw(path: Path) -> Path:
     """Draw all rows into one file."""
     from matplotlib.figure import Figure
 
-    batch = emoji(root) if root.is_dir() else photographs()
+    batch = photographs()
     batch |= {"ids": torch.arange(2), "saliency": saliency.saliency_masks(batch["images"])}
     figure = Figure(figsize=(12.5, 0.95 * len(ROWS)), layout="constrained")
     grid = figure.subplots(len(ROWS), 12)

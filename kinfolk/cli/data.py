@@ -31,6 +31,12 @@ def add_data_commands(commands: Any) -> None:
     shard.add_argument("--out", metavar="DIR", required=True, help="a folder that is empty or not there")
     shard.add_argument("--form", choices=("tar", "parquet"), default="tar", help="default: tar")
     shard.add_argument("--max-samples", metavar="N", type=int, default=10_000, help="in a shard (default: 10000)")
+    shard.add_argument(
+        "--image-format",
+        choices=("original", "png", "webp"),
+        default="original",
+        help="original passes encoded images on as they are, the others write what training would see",
+    )
     _add_derive(shard)
 
     saliency = command(kinds, "saliency", _saliency, "find every image's foreground once and keep the masks")
@@ -101,7 +107,15 @@ def _inspect(arguments: argparse.Namespace) -> None:
 def _shard(arguments: argparse.Namespace) -> None:
     from kinfolk.data import shard
 
-    print(shard(_load(arguments), arguments.out, form=arguments.form, max_samples=arguments.max_samples))
+    folder = shard(
+        _load(arguments),
+        arguments.out,
+        form=arguments.form,
+        max_samples=arguments.max_samples,
+        image_format=arguments.image_format,
+        progress=print,
+    )
+    print(folder)
 
 
 def _saliency(arguments: argparse.Namespace) -> None:
@@ -114,6 +128,7 @@ def _saliency(arguments: argparse.Namespace) -> None:
 
 def _inspect_graph(arguments: argparse.Namespace) -> None:
     from kinfolk.data import inspect_graph
+    from kinfolk.data.graph_inspection_text import format_graph_inspection
     from kinfolk.recipes import part_config
     from kinfolk.report.graph_page import write_graph_page
 
@@ -122,6 +137,6 @@ def _inspect_graph(arguments: argparse.Namespace) -> None:
     found = inspect_graph(
         source, config.build(source), batch_size=arguments.batch_size, views=arguments.views, seed=arguments.seed
     )
-    print(found)
+    print(format_graph_inspection(found))
     out = arguments.out or Path("graphs") / f"{Path(arguments.source).stem}-{config.kind}"
     print(f"page  {write_graph_page(found, source, out)}")

@@ -13,7 +13,8 @@ from kinfolk.cli.command import DATA_HELP, command
 if TYPE_CHECKING:
     from kinfolk.train import TrainConfig
 
-_TRAIN_EPILOG = """recipes: simclr, moco, supcon, xclr and cacr, each with -digits, -digits-moved and -fashion-mnist.
+_TRAIN_EPILOG = """recipes: simclr, moco, supcon, xclr and cacr, each with -digits, -digits-moved, -fashion-mnist
+and -emoji; simclr-hands-emoji; and, for rows of a table that --data names, simclr-table and supcon-table.
 Any of a recipe's settings can follow, e.g. --seed 1 --epochs 50 --batch-size 128 --method.temperature 0.1"""
 
 
@@ -46,7 +47,10 @@ def add_run_commands(commands: Any) -> None:
     parser.add_argument("--smoke", action="store_true", help="shrink everything to seconds")
     parser.add_argument("--resume", action="store_true", help="continue the run exactly where it stopped")
     parser.add_argument("--overwrite", action="store_true", help="replace what the folder holds")
-    parser.add_argument("--init", metavar="RUN", help="start from the encoder of another run")
+    parser.add_argument(
+        "--init", metavar="RUN", help="start from an encoder: a run's folder, or a safetensors or torch file"
+    )
+    parser.add_argument("--init-partial", action="store_true", help="take what fits of it, and say what does not")
     parser.add_argument("--no-report", action="store_true", help="write no report")
     parser.epilog = _TRAIN_EPILOG
 
@@ -84,6 +88,7 @@ def train(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
         resume=arguments.resume,
         init=arguments.init,
+        init_partial=arguments.init_partial,
     )
     if rank():  # the first process reports for all
         return

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kinfolk.data.folders import cache_folder
 from kinfolk.data.sources.base import Source
 from kinfolk.data.sources.encoded import EncodedSource
 
@@ -149,12 +150,6 @@ def cached(source: Source, *, where: str = "auto", limit_mb: int = 4096, folder:
     if where == "none" or not isinstance(source, EncodedSource) or too_large or len(source) == 0:
         return source
     return CachedSource(source, (folder or cache_folder("images")) if where == "disk" else None)
-
-
-def cache_folder(name: str) -> Path:
-    """Return where things that can be made again are kept between runs: ``$KINFOLK_CACHE`` or ``~/.cache/kinfolk``."""
-    root = os.environ.get("KINFOLK_CACHE")
-    return (Path(root) if root else Path.home() / ".cache" / "kinfolk") / name
 
 
 def fingerprint(source: Source) -> str:

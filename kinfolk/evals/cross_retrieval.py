@@ -72,7 +72,7 @@ class CrossRetrieval(Evaluator):
         Raises:
             ValueError: when the features carry no groups or no bias labels.
         """
-        groups, hands = (getattr(features.test, name, None) for name in ("groups", "bias_labels"))
+        groups, hands = features.test.groups, features.test.bias_labels
         if groups is None or hands is None:
             raise ValueError(
                 "retrieval across hands needs groups (what a sample shows) and bias_labels (by which hand); give the"

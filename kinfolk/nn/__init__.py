@@ -8,6 +8,10 @@ from kinfolk.nn.encoders import SmallConvConfig as SmallConvConfig
 from kinfolk.nn.encoders import SmallConvNet as SmallConvNet
 from kinfolk.nn.heads import HeadConfig as HeadConfig
 from kinfolk.nn.heads import ProjectionHead as ProjectionHead
+from kinfolk.nn.initial_weights import InitialWeights as InitialWeights
+from kinfolk.nn.initial_weights import load_initial_weights as load_initial_weights
+from kinfolk.nn.mlp import MLPConfig as MLPConfig
+from kinfolk.nn.mlp import MLPEncoder as MLPEncoder
 from kinfolk.nn.norms import SplitBatchNorm as SplitBatchNorm
 from kinfolk.nn.norms import SynchronisedBatchNorm as SynchronisedBatchNorm
 from kinfolk.nn.norms import split_batch_norm as split_batch_norm
@@ -17,12 +21,19 @@ from kinfolk.nn.queue import QueueSnapshot as QueueSnapshot
 from kinfolk.nn.resnet import ResNet18 as ResNet18
 from kinfolk.nn.resnet import ResNet18Config as ResNet18Config
 from kinfolk.nn.standardise import Standardise as Standardise
+from kinfolk.nn.timm_encoder import TimmConfig as TimmConfig
+from kinfolk.nn.timm_encoder import TimmEncoder as TimmEncoder
+from kinfolk.nn.transformers_encoder import TransformersConfig as TransformersConfig
+from kinfolk.nn.transformers_encoder import TransformersEncoder as TransformersEncoder
 
 __all__ = [
     "AdaptedEncoder",
     "EMATwin",
     "FeatureQueue",
     "HeadConfig",
+    "InitialWeights",
+    "MLPConfig",
+    "MLPEncoder",
     "ProjectionHead",
     "QueueSnapshot",
     "ResNet18",
@@ -32,8 +43,13 @@ __all__ = [
     "SplitBatchNorm",
     "Standardise",
     "SynchronisedBatchNorm",
+    "TimmConfig",
+    "TimmEncoder",
+    "TransformersConfig",
+    "TransformersEncoder",
     "as_encoder",
     "encoder_dim",
+    "load_initial_weights",
     "split_batch_norm",
     "synchronise_batch_norm",
 ]

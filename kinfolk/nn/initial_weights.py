@@ -131,9 +131,7 @@ def load_initial_weights(encoder: nn.Module, weights: str | Path, *, partial: bo
 
 def _file(path: Path) -> Path:
     if (path / "config.json").is_file():  # transformers renames tensors on saving and knows how to read them back
-        raise ValueError(
-            f"{path} is a folder of transformers; name it in an encoder of kind 'transformers' instead of loading it here"
-        )
+        raise ValueError(f"{path} is a folder of transformers; name it in an encoder of kind 'transformers' instead")
     file = path / "encoder.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kinfolk.data import ClassTable, Relation, Splits
+from kinfolk.data import ClassNamesConfig, ClassTable, ClassTableConfig, Relation, Splits
 from kinfolk.data.views.groups import of_images_alone
 from kinfolk.data.views.table import make_views, unaugmented
 from kinfolk.graphs import KernelGraph, LabelGraph, SimilarityGraph
@@ -88,7 +88,7 @@ def _graph(
 ) -> tuple[str, SimilarityGraph] | None:
     if config.relation is not None:
         relation = _relation_over_test(config, splits)
-        return f"{config.relation.kind} relation", relation.for_batch(sample.ids[places], 1)
+        return f"{config.relation.kind} relation", relation.for_batch(sample.ids[places], 1).resolve(sample.ids[places])
     if isinstance(config.method, XCLRConfig) and sample.text_embedding is not None:
         side = sample.text_embedding[places].float()
         return "similar texts", KernelGraph(side, temperature=config.method.graph_temperature)
@@ -101,11 +101,18 @@ def _relation_over_test(config: TrainConfig, splits: Splits) -> Relation:
     assert config.relation is not None
     trained = config.relation.build(splits.train)
     trained = trained.settled(batch_size=min(config.batch_size, len(splits.train)), views=config.views.count)
-    if isinstance(trained, ClassTable) and splits.test.labels is not None:
+    of_classes = isinstance(config.relation, ClassTableConfig | ClassNamesConfig) or _by_synsets(config.relation)
+    if of_classes and isinstance(trained, ClassTable) and splits.test.labels is not None:
         # the table may be made of the training images
         return ClassTable(splits.test.ids, splits.test.labels, trained.similarities, trained.temperature)
     over_test = config.relation.build(splits.test)
-    return over_test.with_temperature(trained.temperature) if over_test.has_temperature else over_test
+    if over_test.has_temperature:
+        return over_test.with_temperature(trained.temperature)
+    return over_test.settled(batch_size=min(config.batch_size, len(splits.test)), views=config.views.count)
+
+
+def _by_synsets(relation: object) -> bool:
+    return getattr(relation, "wordnet", None) is not None
 
 
 def _pairs_of_views(

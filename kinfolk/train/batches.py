@@ -14,7 +14,7 @@ from kinfolk.data.views.table import TableViewMaker
 if TYPE_CHECKING:
     from kinfolk.train.config import TrainConfig
 
-_SEEN = ("images", "renderings", "rendering_count")  # what the views are made of
+_SEEN = ("images", "renderings", "rendering_count", "saliency")  # what the views are made of
 
 
 def make_sampler(config: TrainConfig, source: Source, *, rank: int, world_size: int) -> Sampler:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kinfolk.data import Splits
+from kinfolk.data.sources.table import is_table
 from kinfolk.evals import Record, markdown_table
 from kinfolk.train.config import TrainConfig, to_yaml
 from kinfolk.train.files import write_text
@@ -34,24 +35,28 @@ def write_card(
         facts: Device, precision, versions and training time.
     """
     height, width = description.image_size
+    table = is_table(splits.train)
+    things, span = ("rows", "") if table else ("images", " in [0, 1]")
+    size = f"{description.channels}x{height}x{width}"
+    shape = f"rows of {description.channels} features" if table else f"{size} images in [0, 1]"
     seen = "no labels" if description.labels_used == "none" else "all training labels"
     lines = [
         f"# {config.name}",
         "",
-        f"An encoder ({description.encoder.kind}) from {description.channels}x{height}x{width} images in [0, 1] to"
-        f" {description.feature_dim} features, trained with {description.method} on {len(splits.train)} images of"
+        f"An encoder ({description.encoder.kind}) from {shape} to {description.feature_dim} features, trained with"
+        f" {description.method} on {len(splits.train)} {things} of"
         f" {splits.train.name}. Pretraining saw {seen}.",
         "",
         "```python",
         "import kinfolk",
         "",
         f"encoder = kinfolk.load_encoder({str(run.folder)!r})  # eval mode",
-        f"features = encoder(images)  # float [b, {description.channels}, {height}, {width}] in [0, 1]",
+        f"features = encoder({things})  # float [b, {description.channels}, {height}, {width}]{span}",
         "```",
         "",
         "## Evaluation",
         "",
-        f"{len(splits.test)} test images; the encoder is frozen and every column stands under the same protocol.",
+        f"{len(splits.test)} test {things}; the encoder is frozen and every column stands under the same protocol.",
         "",
         markdown_table(records, notes=notes),
         "",

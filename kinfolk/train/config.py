@@ -24,6 +24,7 @@ from kinfolk.data import (
     ImageNetConfig,
     MultiViewsConfig,
     PlainSamplerConfig,
+    ShardSamplerConfig,
     ShardsConfig,
     Splits,
     STL10Config,
@@ -46,8 +47,7 @@ from kinfolk.data.derived.attached import RenderingsConfig, SaliencyConfig
 from kinfolk.data.relations import RelationConfig
 from kinfolk.evals import EvaluationConfig
 from kinfolk.methods import CACRConfig, MoCoConfig, SimCLRConfig, SupConConfig, XCLRConfig
-from kinfolk.nn import ResNet18Config, SmallConvConfig
-from kinfolk.nn.mlp import MLPConfig
+from kinfolk.nn import MLPConfig, ResNet18Config, SmallConvConfig, TimmConfig, TransformersConfig
 from kinfolk.train.optimizers import AdamWConfig, SGDConfig
 from kinfolk.train.serialization import decode, encode, flatten
 
@@ -80,8 +80,10 @@ DerivedConfig = (
     | RenderingsConfig
 )
 ViewSettings = ViewsConfig | MultiViewsConfig | ColourSpaceViewsConfig | TableViewsConfig
-SamplerConfig = PlainSamplerConfig | ClassBalancedSamplerConfig | DistinctSamplerConfig | BucketSamplerConfig
-EncoderConfig = SmallConvConfig | ResNet18Config | MLPConfig
+SamplerConfig = (
+    PlainSamplerConfig | ClassBalancedSamplerConfig | DistinctSamplerConfig | BucketSamplerConfig | ShardSamplerConfig
+)
+EncoderConfig = SmallConvConfig | ResNet18Config | MLPConfig | TransformersConfig | TimmConfig
 MethodConfig = SimCLRConfig | MoCoConfig | SupConConfig | XCLRConfig | CACRConfig
 OptimizerConfig = AdamWConfig | SGDConfig
 

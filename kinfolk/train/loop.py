@@ -46,6 +46,7 @@ def fit(
     overwrite: bool = False,
     resume: bool = False,
     init: str | Path | None = None,
+    init_partial: bool = False,
 ) -> Run:
     """Train an encoder, export it, evaluate it, and write all of it to a folder.
 
@@ -58,7 +59,8 @@ def fit(
         overwrite: Delete what the folder holds first.
         resume: Continue from the newest checkpoint. On a CPU, with one process or two, the result is bitwise that of
             an uninterrupted run; with more, sums over processes may be rounded in another order.
-        init: A finished run's folder, or a safetensors file, whose encoder weights to start from.
+        init: A finished run's folder, or a safetensors or torch file, whose encoder weights to start from.
+        init_partial: Take what fits of these weights, and say what was left; otherwise anything missing is an error.
 
     Returns:
         The run. ``run.records`` are the evaluation's records, `load_encoder` takes it.
@@ -88,8 +90,7 @@ def fit(
     source = splits.train
     views = make_views(config.views, source, seed=config.seed)
     encoder = build_encoder(config, source)
-    if init is not None:
-        initialise_encoder(encoder, init)
+    taken = None if init is None else initialise_encoder(encoder, init, partial=init_partial)
     method = build_method(config, source, encoder=encoder)
     # Strided convolutions run up to 1.7 times as fast on a CPU in this layout.
     method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -119,6 +120,8 @@ def fit(
     skipped: set[str] = set()
 
     with metrics, progress, reader:
+        if taken is not None:
+            progress.note(taken.summary())
         facts = {"device": accelerator.device.type, "precision": precision, "processes": accelerator.num_processes}
         facts |= {"kinfolk": kinfolk.__version__, "torch": torch.__version__}
         step = logged_step = position.step

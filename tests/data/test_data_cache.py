@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from kinfolk.data import BatchReader, CachedSource, DigitsConfig, ImageFolderConfig, PlainSampler, Source, cached
-from kinfolk.data.cache import cache_folder, fingerprint
+from kinfolk.data.cache import fingerprint
+from kinfolk.data.folders import cache_folder
 from kinfolk.data.sources.base import Subset
 from kinfolk.data.sources.decode import UnreadableImage
 from kinfolk.data.sources.files import FileSource

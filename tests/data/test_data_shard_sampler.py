@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kinfolk.data.shard_sampler import ShardSampler, shard_numbers
+from kinfolk.data.samplers.shards import ShardSampler, shard_numbers
 from kinfolk.data.sources.base import ArraySource
 
 SHARD = torch.arange(7).repeat_interleave(torch.tensor([30, 1, 100, 57, 3, 64, 45]))  # 300 samples

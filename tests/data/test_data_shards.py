@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from kinfolk.data.loader import BatchReader
-from kinfolk.data.shard_sampler import ShardSampler, shard_numbers
+from kinfolk.data.samplers.shards import ShardSampler, shard_numbers
 from kinfolk.data.shard_writer import ShardWriter
 from kinfolk.data.sources.decode import UnreadableImage
 from kinfolk.data.sources.shard_listing import expand_braces, list_shards

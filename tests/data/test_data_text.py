@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from kinfolk.data.text import EncodedTexts, TextEncoder, TextEncoderConfig, cache_folder, encode_texts
+from kinfolk.data.folders import cache_folder
+from kinfolk.data.text import EncodedTexts, TextEncoder, TextEncoderConfig, encode_texts
 from kinfolk.data.text import encoders as encoders_module
 from kinfolk.data.text.encoders import LocatedEncoder
 from kinfolk.data.text.progress import TextProgress
@@ -133,9 +134,9 @@ def test_a_folder_that_cannot_be_written_costs_the_cache_only(encoder: Lengths, 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("KINFOLK_CACHE", str(tmp_path / "here"))
-    assert cache_folder() == tmp_path / "here" / "text"
+    assert cache_folder("text") == tmp_path / "here" / "text"
     monkeypatch.delenv("KINFOLK_CACHE")
-    assert cache_folder() == Path.home() / ".cache" / "kinfolk" / "text"
+    assert cache_folder("text") == Path.home() / ".cache" / "kinfolk" / "text"
 
 
 @pytest.mark.parametrize(

@@ -85,8 +85,9 @@ def test_source_config_recognises_what_people_have(tmp_path: Path) -> None:
     assert source_config(str(tmp_path / "idx")) == FashionMNISTConfig(root=str(tmp_path / "idx"), class_names=None)
     assert source_config(str(tmp_path / "photos")) == ImageFolderConfig(path=str(tmp_path / "photos"))
     assert source_config(str(tmp_path / "a.npz")) == ArraysConfig(path=str(tmp_path / "a.npz"))
-    with pytest.raises(ValueError, match=r"a\.csv is not something to read images from; data is one of digits"):
-        source_config(str(tmp_path / "a.csv"))
+    (tmp_path / "a.doc").touch()
+    with pytest.raises(ValueError, match=r"a\.doc is not something to read samples from; data is one of digits"):
+        source_config(str(tmp_path / "a.doc"))
     with pytest.raises(
         FileNotFoundError, match=r"no data set and no path 'imagenet'; data is one of digits, digits-moved"
     ):

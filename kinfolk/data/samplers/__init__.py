@@ -7,6 +7,7 @@ from kinfolk.data.samplers.configs import (
     ClassBalancedSamplerConfig,
     DistinctSamplerConfig,
     PlainSamplerConfig,
+    ShardSamplerConfig,
 )
 from kinfolk.data.samplers.distinct_captions import DistinctSampler
 from kinfolk.data.samplers.plain import PlainSampler
@@ -20,5 +21,6 @@ __all__ = [
     "DistinctSamplerConfig",
     "PlainSampler",
     "PlainSamplerConfig",
+    "ShardSamplerConfig",
     "quantile_buckets",
 ]

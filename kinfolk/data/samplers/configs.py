@@ -12,6 +12,7 @@ from kinfolk.data.samplers.buckets import BucketSampler, quantile_buckets
 from kinfolk.data.samplers.class_balanced import ClassBalancedSampler
 from kinfolk.data.samplers.distinct_captions import DistinctSampler
 from kinfolk.data.samplers.plain import PlainSampler
+from kinfolk.data.samplers.shards import ShardSampler, shard_numbers
 
 if TYPE_CHECKING:
     from kinfolk.data.sources.base import Source
@@ -168,6 +169,49 @@ class BucketSamplerConfig:
         if isinstance(keys, Tensor) and keys.is_floating_point():
             keys = quantile_buckets(keys, count=self.buckets)
         return BucketSampler(keys, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
+
+
+@dataclass(frozen=True)
+class ShardSamplerConfig:
+    """Samples as a streaming reader of tar shards would give them, mixed by a buffer; see `ShardSampler`.
+
+    Args:
+        buffer: samples that are mixed at a time.
+
+    Raises:
+        ValueError: for a buffer below 1.
+
+    Example:
+        >>> ShardSamplerConfig(buffer=1000).uses_labels
+        False
+    """
+
+    kind: ClassVar[str] = "shards"
+    buffer: int = 10_000
+
+    def __post_init__(self) -> None:
+        if self.buffer < 1:
+            raise ValueError(f"buffer must be at least 1; found {self.buffer}")
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether pretraining sees labels through the sampler."""
+        return False
+
+    def build(self, source: Source, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> ShardSampler:
+        """Make the sampler for a source.
+
+        Raises:
+            ValueError: when the source does not lie in shards.
+        """
+        return ShardSampler(
+            shard_numbers(source),
+            batch_size=batch_size,
+            seed=seed,
+            buffer=self.buffer,
+            rank=rank,
+            world_size=world_size,
+        )
 
 
 def _column(source: Source, column: str, kind: str) -> Tensor | Sequence[Hashable]:

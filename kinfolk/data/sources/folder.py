@@ -104,9 +104,7 @@ class ImageFolderConfig:
         channels: int = self.channels or max(found, default=1)
 
         def decode(path: Path) -> Tensor:
-            return read_image(
-                path, channels=channels, size=self.image_size, fit=self.fit, max_pixels=self.max_pixels
-            )
+            return read_image(path, channels=channels, size=self.image_size, fit=self.fit, max_pixels=self.max_pixels)
 
         fits = len(found) * channels * self.image_size[0] * self.image_size[1] <= self.memory_limit_mb * 2**20
         usable = [entry for entry in entries if entry.path not in problems]

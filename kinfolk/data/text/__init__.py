@@ -1,6 +1,6 @@
 """Text: frozen sentence encoders, and their outputs kept on disk."""
 
-from kinfolk.data.text.cache import EncodedTexts, cache_folder, encode_texts
+from kinfolk.data.text.cache import EncodedTexts, encode_texts
 from kinfolk.data.text.encoders import TextEncoder, TextEncoderConfig
 
-__all__ = ["EncodedTexts", "TextEncoder", "TextEncoderConfig", "cache_folder", "encode_texts"]
+__all__ = ["EncodedTexts", "TextEncoder", "TextEncoderConfig", "encode_texts"]

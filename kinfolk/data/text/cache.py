@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kinfolk.data.folders import cache_folder
 from kinfolk.data.text.encoders import LocatedEncoder, TextEncoder, TextEncoderConfig
 from kinfolk.data.text.progress import TextProgress, say
 
@@ -79,7 +80,7 @@ def encode_texts(
         return EncodedTexts(torch.zeros(0, 1, dtype=torch.float16), torch.zeros(0, dtype=torch.int64),
                             located.identity, cached=False)  # fmt: skip
     distinct = list(index)
-    path = _path(Path(cache) if cache is not None else cache_folder(), located, distinct)
+    path = _path(Path(cache) if cache is not None else cache_folder("text"), located, distinct)
     places = torch.tensor([index[text] for text in texts], dtype=torch.int64)
     if (rows := _read(path, len(distinct))) is not None:
         return EncodedTexts(rows, places, located.identity, cached=True)
@@ -87,17 +88,6 @@ def encode_texts(
         if (rows := _read(path, len(distinct))) is not None:  # another process was faster
             return EncodedTexts(rows, places, located.identity, cached=True)
         return EncodedTexts(_make(path, located, distinct), places, located.identity, cached=False)
-
-
-def cache_folder() -> Path:
-    """Return where encoded texts are kept: ``$KINFOLK_CACHE/text``, or ``~/.cache/kinfolk/text``.
-
-    Example:
-        >>> cache_folder().name
-        'text'
-    """
-    home = os.environ.get("KINFOLK_CACHE")
-    return (Path(home).expanduser() if home else Path.home() / ".cache" / "kinfolk") / "text"
 
 
 def _distinct(texts: Sequence[str]) -> dict[str, int]:

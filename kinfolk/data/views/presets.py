@@ -62,6 +62,7 @@ def drawing_views(*, count: int = 2, size: tuple[int, int] | None = None) -> Vie
         flip=0.5,
         rotation=15,
         zoom=(0.8, 1.2),
+        padding="border",
         jitter=0.8,
         brightness=0.3,
         contrast=0.3,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kinfolk.data.counter import counter_generator
-from kinfolk.data.samplers import PlainSampler
+from kinfolk.data.samplers.plain import PlainSampler
 from kinfolk.data.sources.base import Source
 from kinfolk.data.sources.shards import ShardSource
 from kinfolk.data.sources.whole import whole_of
