@@ -13,7 +13,7 @@ help:
 	@echo "make demo   train an encoder on real images without labels, evaluate it, write its report (about a minute)"
 	@echo "make test   run all tests with coverage        make check   formatting, lint, types"
 	@echo "make bench  time and memory of the losses      make docs    build the documentation    make setup   install only"
-	@echo "make pictures  draw the losses' gradients for the docs"
+	@echo "make pictures  draw the losses' gradients and the views for the docs"
 	@echo "make gpu PYTHON=python3 OUT=folder   GPU tests and benchmarks in under eight minutes; installs nothing"
 
 setup: $(STAMP)
@@ -29,7 +29,11 @@ $(STAMP): pyproject.toml constraints.txt tests/peers.txt
 demo: $(STAMP)
 	$(BIN)/kinfolk train simclr-digits-moved --out $(RUN) --overwrite
 
-test: $(STAMP)
+# A slice of the emoji, so that tests on real drawings run; where it cannot be fetched they skip and say so.
+.data/emoji/prepared.json: | $(STAMP)
+	@$(BIN)/kinfolk data prepare emoji --only 150 --out .data/emoji || echo "emoji are not to be had here: their tests skip"
+
+test: $(STAMP) .data/emoji/prepared.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --doctest-modules --doctest-glob='*.md' --cov --cov-report= kinfolk tests docs README.md
 	$(BIN)/python -m coverage report --skip-covered --include='kinfolk/ops/*,kinfolk/graphs/*,kinfolk/losses/*' --fail-under=95
 
@@ -42,12 +46,14 @@ bench: $(STAMP)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m benchmarks losses --docs $(if $(PEERS),--peers $(PEERS))
 	$(BIN)/python -m benchmarks scaling --docs
+	$(BIN)/python -m benchmarks data --docs
 
 gpu:
 	PYTHONPATH="$(CURDIR)" $(PYTHON) -W ignore -m benchmarks gpu --out "$(OUT)" $(if $(PEERS),--peers $(PEERS))
 
 pictures: $(STAMP)
 	$(BIN)/python docs/pictures/loss_gradients.py
+	$(BIN)/python docs/pictures/views.py
 
 docs: $(STAMP)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[docs]"

@@ -59,6 +59,10 @@ def _versions() -> list[str]:
 _PURPOSE = {
     "core": "losses and graphs",
     "train": "training, evaluation, reports and the command line",
+    "text": "graphs of captions and class names",
+    "hf": "encoders from transformers",
+    "timm": "encoders from timm",
+    "icons": "preparing emoji and icons",
 }
 
 

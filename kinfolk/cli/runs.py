@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kinfolk.train import TrainConfig
 
 _TRAIN_EPILOG = """recipes: simclr, moco, supcon, xclr and cacr, each with -digits, -digits-moved, -fashion-mnist
-and -emoji; simclr-hands-emoji; and, for rows of a table that --data names, simclr-table and supcon-table.
+and -emoji; simclr-emoji-hands; and, for rows of a table that --data names, simclr-table and supcon-table.
 Any of a recipe's settings can follow, e.g. --seed 1 --epochs 50 --batch-size 128 --method.temperature 0.1"""
 
 

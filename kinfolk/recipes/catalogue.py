@@ -30,7 +30,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "xclr-fashion-mnist": fashion_mnist.xclr,
     "cacr-fashion-mnist": fashion_mnist.cacr,
     "simclr-emoji": emoji.simclr,
-    "simclr-hands-emoji": emoji.simclr_hands,
+    "simclr-emoji-hands": emoji.simclr_hands,
     "moco-emoji": emoji.moco,
     "supcon-emoji": emoji.supcon,
     "xclr-emoji": emoji.xclr,

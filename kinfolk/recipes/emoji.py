@@ -28,7 +28,7 @@ def simclr_hands() -> TrainConfig:
     config = _emoji(SimCLRConfig(temperature=0.1))
     return replace(
         config,
-        name="simclr-hands-emoji",
+        name="simclr-emoji-hands",
         source=EmojiConfig(renderings=True),
         views=replace(drawing_views(), renderings="other"),
     )

@@ -28,6 +28,7 @@ DATASETS: dict[str, SourceConfig] = {
     "digits-moved": DigitsConfig(moved=True),
     "fashion-mnist": FashionMNISTConfig(),
     "emoji": EmojiConfig(),
+    "emoji-hands": EmojiConfig(renderings=True),
     "icons": IconsConfig(),
 }
 _HUB = "hf:"

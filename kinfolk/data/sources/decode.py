@@ -179,6 +179,8 @@ def _eight_bit(image: Image, where: str) -> Image:
             raise ValueError(f"{where}: integer images must be in 0..65535; found {values.min()} to {values.max()}")
         pil = import_extra("PIL.Image", needed_for="decoding image files")
         return pil.fromarray((values >> 8).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA")  # PIL warns when it is asked for RGB directly
     if image.mode == "F":
         raise ValueError(f"{where}: floating-point images have no known range; save them as 8- or 16-bit")
     return image
