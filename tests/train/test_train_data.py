@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from kinfolk.data import FileSource, Splits
+from kinfolk.data import ClassBalancedSamplerConfig, FileSource, HuggingFaceConfig, Splits
 from kinfolk.data.sources.listing import list_folder
 from kinfolk.recipes import recipe, smoke
 from kinfolk.train import TrainConfig, fit, read_metrics
+from kinfolk.train.tracking import MetricsFile
 
 
 @pytest.fixture
@@ -76,3 +79,64 @@ def test_what_cannot_be_read_is_listed_once_and_nothing_else_is_lost(
     assert "04.png cannot be read as an image" in listed[0]
     assert max(record["step"] for record in records if record["event"] == "train") == 8
     assert "1 samples could not be read and were replaced by the next; see metrics.jsonl" in capsys.readouterr().err
+
+
+def parquet(folder: Path, count: int) -> Path:
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    rows = {"image": [], "label": [i % 2 for i in range(count)]}
+    for i in range(count):
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 255, (8, 8), dtype=np.uint8)).save(buffer, "PNG")
+        rows["image"].append({"bytes": b"broken" if i == 70 else buffer.getvalue(), "path": None})
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(str(folder / "train-0.parquet"))
+    return folder
+
+
+def test_a_stream_trains_resumes_and_lists_what_it_cannot_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    source = HuggingFaceConfig(
+        str(parquet(tmp_path / "rows", 120)),
+        image_size=(8, 8),
+        streaming=True,
+        samples_per_epoch=48,
+        shuffle_buffer=16,
+        held_out=20,
+        reference=30,
+        on_error="skip",
+    )
+    base = smoke(recipe("simclr-digits"))
+    base = replace(base, source=source, batch_size=8, epochs=2, max_steps_per_epoch=None, checkpoint_every_steps=1)
+    whole = weights(base, tmp_path / "whole")
+    records = read_metrics(tmp_path / "whole" / "metrics.jsonl")
+    assert max(record["step"] for record in records if record["event"] == "train") == 12
+    listed = [sample for record in records if record["event"] == "skipped" for sample in record["samples"]]
+    assert len(listed) == 1
+    assert "70" in listed[0]
+
+    stop = 8  # in the second epoch
+    real = MetricsFile.write
+
+    def interrupted(self: MetricsFile, event: str, *, step: int, **values: object) -> None:
+        real(self, event, step=step, **values)
+        if event == "train" and step > stop:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(MetricsFile, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(base, out=tmp_path / "stopped")
+    monkeypatch.setattr(MetricsFile, "write", real)
+    fit(base, out=tmp_path / "stopped", resume=True)
+    resumed = load_file(tmp_path / "stopped" / "encoder.safetensors")
+    for name, tensor in whole.items():
+        assert tensor.equal(resumed[name]), name
+
+
+def test_a_stream_has_an_order_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    rows = str(parquet(tmp_path / "rows", 60))
+    source = HuggingFaceConfig(rows, image_size=(8, 8), streaming=True, samples_per_epoch=16, held_out=8, reference=8)
+    config = replace(smoke(recipe("simclr-digits")), source=source, batch_size=8, sampler=ClassBalancedSamplerConfig())
+    with pytest.raises(ValueError, match=r"is a stream and comes in an order of its own.*kinfolk data shard"):
+        fit(config, out=tmp_path / "run")
