@@ -62,8 +62,10 @@ class CachedSource(Source):
         self._images = torch.frombuffer(self._map, dtype=torch.uint8, count=size).view(shape)
         self._flags_map = _anonymous(len(source))
         self._filled = torch.frombuffer(self._flags_map, dtype=torch.uint8, count=len(source))
-        if found and self._flags_file.is_file():  # flags without their images say nothing
+        if found and self._flags_file.is_file():
             self._filled.copy_(torch.from_numpy(np.load(self._flags_file, allow_pickle=False)))
+        elif self._file is not None:
+            self._flags_file.unlink(missing_ok=True)  # flags without their images say nothing
 
     @property
     def filled(self) -> int:
@@ -105,6 +107,8 @@ class CachedSource(Source):
         if self._file is None:
             return
         self._map.flush()
+        if self._flags_file.is_file():  # other ranks and runs fill the same file, and their images stay there
+            self._filled |= torch.from_numpy(np.load(self._flags_file, allow_pickle=False))
         temporary = self._flags_file.with_name(f".{self._flags_file.name}.{os.getpid()}.npy")
         np.save(temporary, self._filled.numpy())
         os.replace(temporary, self._flags_file)

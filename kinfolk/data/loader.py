@@ -13,6 +13,7 @@ from torch.utils.data import Sampler as IndexSampler
 
 from kinfolk.data.cache import CachedSource
 from kinfolk.data.sources.base import ArraySource, Source
+from kinfolk.data.sources.decode import UnreadableImage
 from kinfolk.data.sources.streaming import StreamSource
 
 
@@ -83,15 +84,23 @@ class BatchReader:
         else:
             if self._loader is None:
                 self._loader = _start_workers(self.source, self._order, self.workers)
-            yield from self._loader
-        if isinstance(self.source, CachedSource):
-            self.source.flush()
+            for batch in self._loader:
+                if isinstance(batch, UnreadableImage):
+                    raise batch
+                yield batch
+        self._flush()
 
     def close(self) -> None:
         """Stop the worker processes."""
         self._stop_workers()
-        if isinstance(self.source, CachedSource):
-            self.source.flush()
+        self._flush()
+
+    def _flush(self) -> None:
+        kept: Any = self.source
+        while isinstance(kept, Source):  # what selects or changes samples stands on top of the cache
+            if isinstance(kept, CachedSource):
+                kept.flush()
+            kept = getattr(kept, "source", None)
 
     def _stop_workers(self) -> None:
         self._loader = None  # the last reference: its processes end with it
@@ -211,8 +220,11 @@ class _Batches(Dataset):
     def __init__(self, source: Source) -> None:
         self.source = source
 
-    def __getitem__(self, positions: Tensor) -> dict[str, Any]:
-        return self.source.fetch(positions)
+    def __getitem__(self, positions: Tensor) -> dict[str, Any] | UnreadableImage:
+        try:
+            return self.source.fetch(positions)
+        except UnreadableImage as error:
+            return error  # for the reader to raise: the loader would put this process's traceback into the message
 
 
 def _is_indexing(source: Source) -> bool:
@@ -232,5 +244,5 @@ def _start_workers(source: Source, order: _Order, workers: int) -> DataLoader:
     )
 
 
-def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
+def _as_it_is(batch: Any) -> Any:
     return batch

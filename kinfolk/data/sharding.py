@@ -71,7 +71,7 @@ def shard(
         FileExistsError: when there is something in the folder.
         UnreadableImage: for an image that cannot be read; a source with ``on_error="skip"`` leaves such images out,
             with a warning that lists them. Of an image that is passed on only the header is read.
-        ValueError: for a table, which has no images, and for a form, a format or a size that does not exist.
+        ValueError: for a table, which has no images, a stream, and for a form, a format or a size that does not exist.
 
     Example:
         >>> import tempfile
@@ -90,6 +90,11 @@ def shard(
             raise ValueError(f"{name} must be one of {choices}; found {value!r}")
     if max_samples < 1:
         raise ValueError(f"max_samples must be at least 1; found {max_samples}")
+    if isinstance(splits.train, StreamSource):
+        raise ValueError(
+            f"{splits.train.name} is a stream, of which only the first {len(splits.train)} samples are at hand; load"
+            " the data with streaming=False to write all of them"
+        )
     given = {"train": splits.train, "test": splits.test, "probe": splits.probe}
     parts = {part: source for part, source in given.items() if source is not None and len(source)}
     left_out: list[str] = []

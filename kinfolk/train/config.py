@@ -28,6 +28,7 @@ from kinfolk.data import (
     ShardsConfig,
     Splits,
     STL10Config,
+    StreamSource,
     TableConfig,
     TableViewsConfig,
     ViewsConfig,
@@ -159,8 +160,18 @@ class TrainConfig:
     """Steps between two records in metrics.jsonl."""
 
     def load(self) -> Splits:
-        """Load the source and derive from it what the config names, in order."""
+        """Load the source and derive from it what the config names, in order.
+
+        Raises:
+            ValueError: If something is to be derived from a stream, of which only the first samples are at hand.
+        """
         splits = self.source.load()
+        if self.derived and isinstance(splits.train, StreamSource):
+            kinds = ", ".join(repr(derived.kind) for derived in self.derived)
+            raise ValueError(
+                f"{splits.train.name} is a stream, and {kinds} would be made of its first {len(splits.train)} samples"
+                " only; read it with streaming=False, or leave derived out"
+            )
         for derived in self.derived:
             splits = derived.apply(splits)
         return splits

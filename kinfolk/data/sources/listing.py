@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -68,7 +69,7 @@ def list_folder(root: Path) -> list[Entry]:
     parts = _part_folders(root)
     entries = [_from_record(path, record, parts) for path, record in _records(root, parts)]
     if not entries:
-        paths = (path.relative_to(root).as_posix() for path in root.rglob("*") if _is_image(path, root))
+        paths = (path.relative_to(root).as_posix() for path in _files(root) if _is_image(path, root))
         entries = [_from_path(path, parts) for path in paths]
     kept = _without_repeats([entry for entry in entries if entry.part is not None or not parts], root)
     if not kept:
@@ -126,6 +127,14 @@ def _from_record(path: str, record: dict[str, Any], parts: dict[str, str]) -> En
 def _first(record: dict[str, Any], keys: tuple[str, ...]) -> str | None:
     values = [record[key] for key in keys if key in record]
     return str(values[0]).strip() if values and values[0] is not None else ("" if values else None)
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Walk through a folder, linked folders included but for links that lead back to where they lie."""
+    for place, folders, names in os.walk(root, followlinks=True):
+        here = Path(place).resolve()
+        folders[:] = [name for name in folders if not here.is_relative_to(Path(place, name).resolve())]
+        yield from (Path(place, name) for name in names)
 
 
 def _is_image(path: Path, root: Path) -> bool:

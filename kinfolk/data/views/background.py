@@ -44,5 +44,5 @@ def remove_background(
     if config.background_fill == "grey":
         filling = draws.between("background_level", 0, 1)[:, None, None, None]
     else:
-        filling = draws.noise(colours[0].numel()).reshape(colours.shape)
+        filling = draws.noise(colours.shape[1:].numel()).reshape(colours.shape)
     return torch.lerp(filling.expand_as(colours), colours, mask)

@@ -64,7 +64,7 @@ def turn_hue(colours: Float[Tensor, "b 3 ..."], turn: Float[Tensor, " b"]) -> Fl
 
     Args:
         colours: RGB in [0, 1], any number of pixels.
-        turn: fraction of the circle, from -1 to 1.
+        turn: fraction of the circle, from -0.5 to 1.
 
     Reference: Smith (1978), Color gamut transform pairs.
 

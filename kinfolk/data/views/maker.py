@@ -167,6 +167,8 @@ def _view(images: Tensor, masks: Tensor | None, draws: Draws, config: ViewsConfi
         colours = recolour(colours, draws, config).clamp_(0, 1)
     elif config.resamples:
         colours.clamp_(0, 1)  # bilinear weights may add up to a rounding error more than 1
+    if config.resamples and alpha.shape[1] > 0:
+        alpha.clamp_(0, 1)
     if config.blur > 0:
         sigma = draws.between("blur_sigma", *config.blur_sigma)
         change_some_(colours, draws.occurs("blur", config.blur), _blur(config.blur_sigma[1]), sigma)

@@ -59,8 +59,9 @@ def box_resized(images: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Floa
         >>> box_resized(torch.tensor([[[[0.0, 2.0, 4.0, 6.0]]]]), (1, 2)).flatten().tolist()
         [1.0, 5.0]
     """
-    down, across = (_box_matrix(old, new) for old, new in zip(images.shape[2:], size, strict=True))
-    return down @ images @ across.T
+    # Means of few levels often lie half-way between two; in float32 the batch's size would decide how they round.
+    down, across = (_box_matrix(old, new).double() for old, new in zip(images.shape[2:], size, strict=True))
+    return (down @ images.double() @ across.T).to(images.dtype)
 
 
 def _box_matrix(old: int, new: int) -> Float[Tensor, "new old"]:
