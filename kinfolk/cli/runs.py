@@ -149,18 +149,36 @@ def _is_run(path: str) -> bool:
 
 
 def _eval(arguments: argparse.Namespace) -> None:
-    from kinfolk.recipes import source_config
     from kinfolk.train import evaluate_run
 
-    source = None if arguments.data is None else source_config(arguments.data)
+    source = None if arguments.data is None else _other_data(arguments.run, arguments.data)
     _print_table([record.to_dict() for record in evaluate_run(arguments.run, source=source)])
 
 
 def _embed(arguments: argparse.Namespace) -> None:
-    from kinfolk.recipes import source_config
     from kinfolk.train import embed_run
 
-    print(embed_run(arguments.run, source=source_config(arguments.data), out=arguments.out))
+    print(embed_run(arguments.run, source=_other_data(arguments.run, arguments.data), out=arguments.out))
+
+
+def _other_data(run: str, data: str) -> Any:
+    """Other data's config; what the run's own source says of size, channels or columns holds for the same form."""
+    from kinfolk.data import ImageFolderConfig, ShardsConfig, TableConfig
+    from kinfolk.data.sources.table_file import read_table
+    from kinfolk.recipes import source_config
+    from kinfolk.train import load_config
+
+    config, own = source_config(data), load_config(run).source
+    if isinstance(config, ShardsConfig) and isinstance(own, ShardsConfig):
+        return replace(own, path=config.path, test_path=None)
+    if isinstance(config, ImageFolderConfig) and isinstance(own, ImageFolderConfig):
+        return replace(own, path=config.path)
+    if not (isinstance(config, TableConfig) and isinstance(own, TableConfig)):
+        return config
+    there = read_table(config.path)  # new rows need not have a label
+    label, row_id, text, part = (name if name in there else None for name in (own.label, own.id, own.text, own.part))
+    ignored = tuple(name for name in own.ignored if name in there)
+    return replace(own, path=config.path, label=label, id=row_id, text=text, part=part, ignored=ignored)
 
 
 def _report(arguments: argparse.Namespace) -> None:

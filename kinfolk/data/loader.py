@@ -239,7 +239,7 @@ def _start_workers(source: Source, order: _Order, workers: int) -> DataLoader:
         num_workers=workers,
         persistent_workers=True,
         prefetch_factor=4,
-        collate_fn=_as_it_is,  # type: ignore[arg-type]
+        collate_fn=_as_it_is,
         generator=torch.Generator(),  # or it would draw from the global one, and a resumed epoch would draw once more
     )
 

@@ -196,6 +196,11 @@ class SaliencySource(Source):
         batch = self.source.fetch(indices)
         return {**batch, "saliency": self._all_masks()[torch.searchsorted(self._mask_ids, batch["ids"])]}
 
+    def describe(self, indices: Int[Tensor, " b"]) -> dict[str, Any]:
+        """Return what is known about samples, their masks too; see `Source.describe`."""
+        known = self.source.describe(indices)
+        return {**known, "saliency": self._all_masks()[torch.searchsorted(self._mask_ids, known["ids"])]}
+
     def _all_masks(self) -> Tensor:
         if self._masks is None:  # copy on write, since torch wants writable memory; nothing writes to it
             self._masks = torch.from_numpy(np.load(self.folder / "masks.npy", mmap_mode="c"))

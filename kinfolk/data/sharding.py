@@ -22,6 +22,7 @@ from kinfolk.data.sources.base import Source, Splits
 from kinfolk.data.sources.decode import UnreadableImage
 from kinfolk.data.sources.encoded import EncodedSource
 from kinfolk.data.sources.shard_records import SINGULAR
+from kinfolk.data.sources.streaming import StreamSource
 from kinfolk.data.sources.whole import whole_of
 
 ImageFormat = Literal["original", "png", "webp"]

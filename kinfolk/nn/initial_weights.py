@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -156,7 +155,7 @@ def _read(file: Path) -> Any:
             f"{file} is no torch file, or holds more than tensors, which loading could execute:"
             f" {_first_line(error)} Save the state_dict alone and load that."
         ) from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # reading what is no pickle as one can end in any error
         raise ValueError(f"{file} is not a readable torch file: {_first_line(error)}") from error
 
 

@@ -39,7 +39,10 @@ def part_config(part: str, text: str) -> Any:
         >>> part_config("relation", "captions perplexity=15 encoder.name=wordllama").encoder.name
         'wordllama'
     """
-    kind, *settings = shlex.split(text) or [""]
+    try:
+        kind, *settings = shlex.split(text) or [""]
+    except ValueError as error:
+        raise ValueError(f"{part}: {text!r} cannot be taken apart: {error}") from None
     data: dict[str, Any] = {"kind": kind}
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -49,5 +52,10 @@ def part_config(part: str, text: str) -> Any:
         *parents, leaf = name.replace("-", "_").split(".")
         for parent in parents:
             place = place.setdefault(parent, {})
-        place[leaf] = yaml.safe_load(value)
+            if not isinstance(place, dict):
+                raise ValueError(f"{part} {kind}: {parent} has a value already, so {setting!r} cannot be set within it")
+        try:
+            place[leaf] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError(f"{part} {kind}: the value in {setting!r} is no YAML; a list is [1, 2]") from None
     return decode(PARTS[part], data, path=part)

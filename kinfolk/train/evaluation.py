@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from kinfolk.data import Splits
+from kinfolk.data import Splits, TableConfig
+from kinfolk.data.sources.table import TableSource
 from kinfolk.data.views.table import make_views
 from kinfolk.evals import Record, evaluate, evaluation_notes, extract
 from kinfolk.train.config import SourceConfig, TrainConfig, load_config
@@ -34,7 +35,7 @@ def evaluate_run(run: str | os.PathLike[str], *, source: SourceConfig | None = N
         ValueError: If the other data's images have another number of channels.
     """
     folder, encoder, config = Path(run), load_encoder(run), load_config(Path(run))
-    splits = config.load() if source is None else source.load()
+    splits = config.load() if source is None else _load_other(config, source)
     _check_channels(run, splits)
     records = measure(config, encoder, splits)
     file = Run(folder).evals_file if source is None else folder / f"evals-{source.kind}.json"
@@ -93,7 +94,8 @@ def embed_run(run: str | os.PathLike[str], *, source: SourceConfig, out: str | P
         FileNotFoundError: If there is no finished run.
         ValueError: If the images have another number of channels than the encoder was trained on.
     """
-    encoder, config, splits = load_encoder(run), load_config(Path(run)), source.load()
+    encoder, config = load_encoder(run), load_config(Path(run))
+    splits = _load_other(config, source)
     _check_channels(run, splits)
     arrays: dict[str, np.ndarray] = {}
     for prefix, part in (("", splits.train), ("test_", splits.test)):
@@ -109,6 +111,15 @@ def embed_run(run: str | os.PathLike[str], *, source: SourceConfig, out: str | P
     with atomic_path(path) as temporary:
         np.savez(temporary, **arrays)  # type: ignore[arg-type]
     return path
+
+
+def _load_other(config: TrainConfig, source: SourceConfig) -> Splits:
+    """Load other data; rows of a table become the features that the encoder knows, not standardised by themselves."""
+    if not isinstance(source, TableConfig) or not isinstance(config.source, TableConfig):
+        return source.load()
+    known = config.source.load().train
+    assert isinstance(known, TableSource)
+    return source.load(like=known.features)
 
 
 def _check_channels(run: str | os.PathLike[str], splits: Splits) -> None:

@@ -23,7 +23,7 @@ from kinfolk.train.config import TrainConfig
 from kinfolk.train.device import make_accelerator, prepare, resolve_device, resolve_precision
 from kinfolk.train.evaluation import labels_used, left_out, measure, write_records
 from kinfolk.train.optimizers import cosine_schedule
-from kinfolk.train.processes import average_statistics, gather_states, mean_terms, on_first_rank
+from kinfolk.train.processes import average_statistics, gather_names, gather_states, mean_terms, on_first_rank
 from kinfolk.train.runs import (
     EncoderFile,
     Run,
@@ -173,6 +173,10 @@ def fit(
                     where = Position(step, *following, now - begun)
                     if main:
                         save_checkpoint(run.checkpoints, method, optimizer, position=where, random=states)
+
+            if elsewhere := gather_names(skipped) - skipped:  # what only other ranks came upon
+                skipped |= elsewhere
+                metrics.write("skipped", step=step, samples=sorted(elsewhere))
 
         if skipped:
             progress.note(f"{len(skipped)} samples could not be read and were replaced by the next; see metrics.jsonl")

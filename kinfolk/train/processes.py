@@ -111,6 +111,18 @@ def gather_states() -> list[dict[str, Any]]:
     return gather_object([random_states()])
 
 
+def gather_names(names: Iterable[str]) -> set[str]:
+    """Return the names that any rank has; each rank calls it.
+
+    Example:
+        >>> sorted(gather_names(["b.png", "a.png"]))
+        ['a.png', 'b.png']
+    """
+    from accelerate.utils import gather_object
+
+    return set(gather_object(sorted(names)))
+
+
 def _buckets(grads: list[Tensor]) -> list[list[Tensor]]:
     """Group gradients of one type into parts that travel together."""
     buckets: list[list[Tensor]] = []

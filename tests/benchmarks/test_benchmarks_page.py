@@ -133,6 +133,14 @@ def test_rows_are_on_disk_as_they_come_and_unknown_columns_are_refused(tmp_path:
 
 def test_the_real_pages_have_all_markers() -> None:
     text = {name: (ROOT / "docs" / name).read_text() for name in ("benchmarks.md", "distributed.md")}
-    for name in ("data-cpu", "losses-cpu", "losses-gpu", "scaling-cpu", "scaling-gpu", "attention-cpu", "attention-gpu"):
+    for name in (
+        "data-cpu",
+        "losses-cpu",
+        "losses-gpu",
+        "scaling-cpu",
+        "scaling-gpu",
+        "attention-cpu",
+        "attention-gpu",
+    ):
         assert page.between(text["benchmarks.md"], name, "x\n").count("x\n") >= 1
     assert "x\n" in page.between(text["distributed.md"], "gradients", "x\n")

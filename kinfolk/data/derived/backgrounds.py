@@ -76,18 +76,22 @@ class OwnBackgrounds:
         source: RGB pictures with a `saliency` column and labels.
         classes: number of classes.
         seed: of the draws.
-
-    Raises:
-        ValueError: when a class has no picture.
     """
 
     def __init__(self, source: Source, *, classes: int, seed: int) -> None:
         assert source.labels is not None
         self.source, self.seed = source, seed
         self.members = members_by_class((seed,), source.labels, source.ids, classes)
-        empty = [c for c, here in enumerate(self.members) if len(here) == 0]
+
+    def require(self, classes: Int[Tensor, " k"]) -> None:
+        """Refuse classes that will be asked for and have no picture.
+
+        Raises:
+            ValueError: naming them.
+        """
+        empty = [c for c in classes.unique().tolist() if len(self.members[c]) == 0]
         if empty:
-            raise ValueError(f"classes {empty[:10]} have no picture in {source.name!r} to take a background from")
+            raise ValueError(f"classes {empty[:10]} have no picture in {self.source.name!r} to take a background from")
 
     def draw(self, classes: Int[Tensor, " b"], ids: Int[Tensor, " b"], *, turn: int) -> UInt8[Tensor, "b 3 h w"]:
         """Draw a picture of each class and remove its foreground."""

@@ -15,6 +15,7 @@ from kinfolk.data.derived.cutout import (
     bounding_boxes,
     compose,
     cut_out,
+    has_saliency,
     require_foreground,
     tile_boxes,
 )
@@ -114,6 +115,8 @@ class CompositeConfig:
 
     def _composed(self, source: Source, variant: Variant, backgrounds: Backgrounds, classes: int) -> Source:
         bias = background_classes(source, variant, classes=classes, seed=self.seed)
+        if isinstance(backgrounds, OwnBackgrounds) and variant.startswith("mixed"):
+            backgrounds.require(bias)
         change = _Compose(variant, bias, backgrounds, keep_original=self.backgrounds is None)
         columns = {"bias_labels": bias, "saliency": None}
         return with_images(source, change, channels=3, columns=columns, name=f"{source.name}, {variant}")
@@ -172,4 +175,4 @@ class _Compose:
 
 
 def _has_own_background(source: Source) -> bool:
-    return source.channels == 3 and "saliency" in source.columns
+    return source.channels == 3 and has_saliency(source)

@@ -24,11 +24,22 @@ def require_foreground(source: Source) -> None:
     Raises:
         ValueError: for RGB pictures without a saliency column.
     """
-    if source.channels == 3 and "saliency" not in source.columns:
+    if source.channels == 3 and not has_saliency(source):
         raise ValueError(
             f"the foreground of source {source.name!r} is not known: it must have grey pictures on black, transparent"
             " ones (RGBA), or a `saliency` column (`kinfolk data saliency` computes one)"
         )
+
+
+def has_saliency(source: Source) -> bool:
+    """Whether a source knows its foreground masks: as a column, or from disk as `attach_saliency` gives them.
+
+    Example:
+        >>> from kinfolk.data.sources.base import ArraySource
+        >>> has_saliency(ArraySource(torch.zeros(2, 3, 4, 4, dtype=torch.uint8)))
+        False
+    """
+    return "saliency" in source.describe(torch.arange(min(1, len(source))))
 
 
 def cut_out(batch: dict[str, Any]) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:

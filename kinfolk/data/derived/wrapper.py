@@ -54,6 +54,7 @@ class DerivedSource(Source):
         name: str | None = None,
     ) -> None:
         self.source, self.change = source, change
+        self._removed = {key for key, values in (columns or {}).items() if values is None}
         self.name = source.name if name is None else name
         self.class_names = source.class_names if class_names is None else class_names
         self.channels = source.channels if channels is None else channels
@@ -79,7 +80,18 @@ class DerivedSource(Source):
         positions = self._positions(batch, indices)
         changed = {} if self.change is None else self.change(batch, positions)
         kept: dict[str, Any] = {name: batch[name] for name in ("images", "skipped") if name in batch}
+        if self.change is None:  # other hands' renderings still fit the images
+            kept = self._beside_columns(batch)
         return {**kept, **self.describe(positions), **changed}
+
+    def describe(self, indices: Int[Tensor, " b"]) -> dict[str, Any]:
+        """Return what is known about samples, also what the original knows beside its columns, such as masks on disk;
+        see `Source.describe`."""
+        return {**self._beside_columns(self.source.describe(indices)), **super().describe(indices)}
+
+    def _beside_columns(self, batch: dict[str, Any]) -> dict[str, Any]:
+        left_out = self._removed | self.source.columns.keys()
+        return {name: values for name, values in batch.items() if name not in left_out}
 
     def _positions(self, batch: dict[str, Any], indices: Tensor) -> Tensor:
         """Where the samples of a batch lie, also those that stand in for others."""

@@ -113,6 +113,8 @@ class ClassTableConfig:
         check_source(source, needed_for="a class table")
         if source.labels is None:
             raise ValueError(f"a class table needs labels, and {source.name!r} has none; use side embeddings instead")
+        if not bool((source.labels >= 0).any()):
+            raise ValueError(f"a class table needs labels, and no sample of {source.name!r} has one")
         classes = int(source.labels.max()) + 1 if source.class_names is None else len(source.class_names)
         if self.groups:
             table = group_similarities(source.class_names, self.groups, within=self.within)

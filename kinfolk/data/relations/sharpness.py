@@ -65,8 +65,8 @@ def sharpness_of_rows(
         >>> sharpness_of_rows(torch.tensor([[0.0, 0.0, -torch.inf]]), {})
         {'perplexity': tensor([2.], dtype=torch.float64)}
     """
-    nothing = logs.new_full((len(logs), 1), -torch.inf)  # for a batch without rows
-    highest = torch.cat([nothing, logs], dim=1).amax(dim=1, keepdim=True).double()
+    # a batch without rows has no highest
+    highest = (logs if logs.shape[1] else logs.new_full((len(logs), 1), -torch.inf)).amax(dim=1, keepdim=True).double()
     shifted = (logs - highest).clamp_(min=_NEVER)
     weights = shifted.exp()
     total = weights.sum(1)

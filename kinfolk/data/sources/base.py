@@ -167,6 +167,10 @@ class Subset(Source):
         skipped = batch.pop("skipped")
         return {**take_columns(batch, rows), "skipped": skipped}
 
+    def describe(self, indices: Int[Tensor, " b"]) -> dict[str, Any]:
+        """Let the whole add what is no column, such as masks on disk; see `Source.describe`."""
+        return {**self.source.describe(self.indices[indices]), **super().describe(indices)}
+
     def subset(self, indices: Int[Tensor, " k"], *, name: str | None = None) -> Source:
         """Return a subset of the same whole."""
         return self.source.subset(self.indices[indices], name=self.name if name is None else name)

@@ -101,6 +101,10 @@ class RenderingSource(Source):
             "rendering_count": torch.where(wrong[:, 0], 1, counts),
         }
 
+    def describe(self, indices: Int[Tensor, " b"]) -> dict[str, Any]:
+        """Let the source say what it knows; see `Source.describe`."""
+        return self.source.describe(indices)
+
     def subset(self, indices: Int[Tensor, " k"], *, name: str | None = None) -> Source:
         """Return these samples with renderings among themselves, so that none comes from outside."""
         part = self.source.subset(indices, name=name)

@@ -14,7 +14,7 @@ from torch import Tensor
 from kinfolk.data.sources.base import Source, Splits
 from kinfolk.data.sources.columns import Column, check_columns, check_ids, take_columns
 from kinfolk.data.sources.hold_out import hold_out
-from kinfolk.data.sources.table_features import Feature, is_missing, standardised
+from kinfolk.data.sources.table_features import Feature, is_missing, standardised, standardised_like
 from kinfolk.data.sources.table_file import read_table
 
 if TYPE_CHECKING:
@@ -168,8 +168,12 @@ class TableConfig:
     def _special(self) -> list[str]:
         return [name for name in (self.label, self.id, self.text, self.part, *self.ignored) if name is not None]
 
-    def load(self) -> Splits:
+    def load(self, *, like: Sequence[Feature] | None = None) -> Splits:
         """Read the table.
+
+        Args:
+            like: the features of another table, for which an encoder was trained: rows come in their order and
+                standardised as they were, and a text that they do not know is left out.
 
         Raises:
             FileNotFoundError: when there is no such file.
@@ -187,7 +191,10 @@ class TableConfig:
         missing = self._missing(inputs)
         raw, names = self._numbers(inputs)
         train, test = self._split(columns, raw, labels)
-        rows, features = standardised(raw, names, train)
+        if like is None:
+            rows, features = standardised(raw, names, train)
+        else:
+            rows, features = standardised_like(raw, names, like, where=self.path), list(like)
         source = TableSource(
             rows,
             features=features,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,3 +72,39 @@ def standardised(
     rows[:, is_number & ~varies] = 0
     features = [Feature(name, column, float(mean[i]), float(scale[i])) for i, (name, column) in enumerate(names)]
     return torch.from_numpy(rows.astype(np.float32)), features
+
+
+def standardised_like(
+    raw: np.ndarray, names: list[tuple[str, str]], features: Sequence[Feature], *, where: str
+) -> Float[Tensor, "n f"]:
+    """Bring a table's numbers into the features of another table, with that one's means and deviations.
+
+    Args:
+        raw: ``[N, F]``, NaN where a value is missing.
+        names: see `standardised`.
+        features: what to make. A text that the table does not have is 0 in every row before the mean is subtracted.
+        where: how errors name the table.
+
+    Raises:
+        ValueError: when a column is not there, or holds texts in the place of numbers or numbers of texts.
+
+    Example:
+        >>> feature = Feature("age", "age", mean=2.0, scale=0.5)
+        >>> standardised_like(np.array([[3.0], [np.nan]]), [("age", "age")], [feature], where="x.csv").tolist()
+        [[2.0], [0.0]]
+    """
+    place = {name: i for i, (name, _) in enumerate(names)}
+    texts = {column for name, column in names if name != column}
+    absent = {f.column for f in features if f.name not in place and (f.name == f.column or f.column not in texts)}
+    if absent:
+        raise ValueError(
+            f"{where} lacks {', '.join(map(repr, sorted(absent)))}, or holds something else there than the table that"
+            f" the encoder was trained on; its columns are {', '.join(dict.fromkeys(column for _, column in names))}"
+        )
+    rows = np.zeros((len(raw), len(features)))
+    for i, feature in enumerate(features):
+        of_column = [k for k, (_, column) in enumerate(names) if column == feature.column]
+        unknown = np.isnan(raw[:, of_column[0]])  # of a column of texts, all features are missing or none
+        values = raw[:, place[feature.name]] if feature.name in place else np.where(unknown, np.nan, 0.0)
+        rows[:, i] = (values - feature.mean) / feature.scale
+    return torch.from_numpy(np.nan_to_num(rows, nan=0.0).astype(np.float32))

@@ -10,12 +10,14 @@ from kinfolk.data.views.geometry import Padding
 
 Range = tuple[float, float]
 JitterForm = Literal["matrix", "ordered"]
+CropForm = Literal["fitted", "rejected"]
 Policy = Literal["none", "autoaugment-cifar10", "autoaugment-imagenet", "randaugment"]
 Renderings = Literal["own", "other"]
 BackgroundFill = Literal["grey", "black", "noise"]
 _CHOICES = {
     "padding": ("zeros", "border", "reflection"),
     "jitter_form": ("matrix", "ordered"),
+    "crop_form": ("fitted", "rejected"),
     "policy": ("none", "autoaugment-cifar10", "autoaugment-imagenet", "randaugment"),
     "renderings": ("own", "other"),
     "background_fill": ("grey", "black", "noise"),
@@ -55,6 +57,8 @@ class ViewsConfig:
         jitter_form: `matrix` makes the four colour changes one matrix per image and keeps the grey value while the hue
             turns (without clamping between them their order would not matter); `ordered` is the form of the papers'
             code: one after another in random order, each clamped to [0, 1], the hue turned in HSV.
+        crop_form: `fitted` draws the ratio among those that fit, so that the area stays uniform; `rejected` is the form
+            of the papers' code: of ten draws of area and ratio the first that fits, so that large crops are rarer.
         solarize: probability that values of at least a half are inverted.
         cutout: side of a square that is set to 0, as a fraction of the view's shorter side; its centre is anywhere, so
             that part of it may lie outside.
@@ -96,6 +100,7 @@ class ViewsConfig:
     erasing_area: Range = (0.02, 0.33)
     erasing_ratio: Range = (0.3, 3.3)
     jitter_form: JitterForm = "matrix"
+    crop_form: CropForm = "fitted"
     solarize: float = 0.0
     cutout: float = 0.0
     policy: Policy = "none"

@@ -188,7 +188,12 @@ def _place(images: Tensor, draws: Draws, config: ViewsConfig) -> Tensor:
         return torch.where(mirrored[:, None, None, None], images.flip(3), images) if config.flip > 0 else images
     height, width = images.shape[2:]
     aspect = width / height
-    crop_width, crop_height, centre_x, centre_y = draws.rectangle("crop", config.crop_scale, config.crop_ratio, aspect)
+    if config.crop_form == "rejected":
+        crop_width, crop_height, centre_x, centre_y = draws.crop(config.crop_scale, config.crop_ratio, aspect)
+    else:
+        crop_width, crop_height, centre_x, centre_y = draws.rectangle(
+            "crop", config.crop_scale, config.crop_ratio, aspect
+        )
     zoom = draws.between("zoom", *config.zoom)
     turn = draws.between("rotation", -1, 1) * math.radians(config.rotation)
     theta = window(

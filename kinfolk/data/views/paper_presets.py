@@ -76,7 +76,7 @@ def weak_views(*, count: int = 1, size: Size | None = None) -> ViewsConfig:
         >>> weak_views().recolours
         False
     """
-    return ViewsConfig(count=count, size=size, crop_scale=(0.2, 1.0), flip=0.5, padding="border")
+    return ViewsConfig(count=count, size=size, crop_scale=(0.2, 1.0), flip=0.5, crop_form="rejected", padding="border")
 
 
 def weak_strong_views(*, size: Size | None = None) -> MultiViewsConfig:
@@ -215,5 +215,6 @@ def _jittered(strength: float) -> ViewsConfig:
         hue=0.2 * strength,
         grey=0.2,
         jitter_form="ordered",
+        crop_form="rejected",
         padding="border",
     )
