@@ -162,23 +162,10 @@ def _embed(arguments: argparse.Namespace) -> None:
 
 
 def _other_data(run: str, data: str) -> Any:
-    """Other data's config; what the run's own source says of size, channels or columns holds for the same form."""
-    from kinfolk.data import ImageFolderConfig, ShardsConfig, TableConfig
-    from kinfolk.data.sources.table_file import read_table
-    from kinfolk.recipes import source_config
+    from kinfolk.recipes import source_like
     from kinfolk.train import load_config
 
-    config, own = source_config(data), load_config(run).source
-    if isinstance(config, ShardsConfig) and isinstance(own, ShardsConfig):
-        return replace(own, path=config.path, test_path=None)
-    if isinstance(config, ImageFolderConfig) and isinstance(own, ImageFolderConfig):
-        return replace(own, path=config.path)
-    if not (isinstance(config, TableConfig) and isinstance(own, TableConfig)):
-        return config
-    there = read_table(config.path)  # new rows need not have a label
-    label, row_id, text, part = (name if name in there else None for name in (own.label, own.id, own.text, own.part))
-    ignored = tuple(name for name in own.ignored if name in there)
-    return replace(own, path=config.path, label=label, id=row_id, text=text, part=part, ignored=ignored)
+    return source_like(load_config(run).source, data)
 
 
 def _report(arguments: argparse.Namespace) -> None:

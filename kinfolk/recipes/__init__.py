@@ -7,5 +7,6 @@ from kinfolk.recipes.parts import PARTS as PARTS
 from kinfolk.recipes.parts import part_config as part_config
 from kinfolk.recipes.sources import DATASETS as DATASETS
 from kinfolk.recipes.sources import source_config as source_config
+from kinfolk.recipes.sources import source_like as source_like
 
-__all__ = ["DATASETS", "PARTS", "RECIPES", "part_config", "recipe", "smoke", "source_config"]
+__all__ = ["DATASETS", "PARTS", "RECIPES", "part_config", "recipe", "smoke", "source_config", "source_like"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from kinfolk.data import (
@@ -21,6 +22,7 @@ from kinfolk.data import (
     STL10Config,
     TableConfig,
 )
+from kinfolk.data.sources.table_file import read_table
 from kinfolk.train import SourceConfig
 
 DATASETS: dict[str, SourceConfig] = {
@@ -66,6 +68,33 @@ def source_config(data: str) -> SourceConfig:
     if path.is_file():
         return _file(path)
     raise FileNotFoundError(f"no data set and no path {data!r}; data is {_ACCEPTED}")
+
+
+def source_like(own: SourceConfig, data: str) -> SourceConfig:
+    """Find out what other data are, and read them as a run read its own where both have one form.
+
+    Image size, channels and keys of a folder or of shards stay those of the run, and so do the columns of a table as far
+    as the other has them: new rows need not have a label.
+
+    Args:
+        own: the run's source.
+        data: as `source_config` takes it.
+
+    Example:
+        >>> source_like(DigitsConfig(), "digits-moved").moved
+        True
+    """
+    config = source_config(data)
+    if isinstance(config, ShardsConfig) and isinstance(own, ShardsConfig):
+        return replace(own, path=config.path, test_path=None)
+    if isinstance(config, ImageFolderConfig) and isinstance(own, ImageFolderConfig):
+        return replace(own, path=config.path)
+    if not (isinstance(config, TableConfig) and isinstance(own, TableConfig)):
+        return config
+    there = read_table(config.path)
+    label, row_id, text, part = (name if name in there else None for name in (own.label, own.id, own.text, own.part))
+    ignored = tuple(name for name in own.ignored if name in there)
+    return replace(own, path=config.path, label=label, id=row_id, text=text, part=part, ignored=ignored)
 
 
 def _file(path: Path) -> SourceConfig:
