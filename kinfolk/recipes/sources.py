@@ -73,8 +73,8 @@ def source_config(data: str) -> SourceConfig:
 def source_like(own: SourceConfig, data: str) -> SourceConfig:
     """Find out what other data are, and read them as a run read its own where both have one form.
 
-    Image size, channels and keys of a folder or of shards stay those of the run, and so do the columns of a table as far
-    as the other has them: new rows need not have a label.
+    Image size, channels and keys of a folder or of shards stay those of the run, and so do the columns of a table as
+    far as the other has them: new rows need not have a label.
 
     Args:
         own: the run's source.
