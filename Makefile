@@ -29,11 +29,14 @@ $(STAMP): pyproject.toml constraints.txt tests/peers.txt
 demo: $(STAMP)
 	$(BIN)/kinfolk train simclr-digits-moved --out $(RUN) --overwrite
 
-# A slice of the emoji, so that tests on real drawings run; where it cannot be fetched they skip and say so.
+# A slice of the emoji, textures and WordNet, so that tests on real data run; what cannot be fetched skips and says so.
 .data/emoji/prepared.json: | $(STAMP)
 	@$(BIN)/kinfolk data prepare emoji --only 150 --out .data/emoji || echo "emoji are not to be had here: their tests skip"
 
-test: $(STAMP) .data/emoji/prepared.json
+.data/%/prepared.json: | $(STAMP)
+	@$(BIN)/kinfolk data prepare $* --out .data/$* || echo "$* is not to be had here: its tests skip"
+
+test: $(STAMP) .data/emoji/prepared.json .data/textures/prepared.json .data/wordnet/prepared.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --doctest-modules --doctest-glob='*.md' --cov --cov-report= kinfolk tests docs README.md
 	$(BIN)/python -m coverage report --skip-covered --include='kinfolk/ops/*,kinfolk/graphs/*,kinfolk/losses/*' --fail-under=95
 

@@ -180,6 +180,8 @@ class TrainConfig:
         _at_least(1, batch_size=self.batch_size, epochs=self.epochs, log_every=self.log_every)
         _at_least(1, checkpoint_every_epochs=self.checkpoint_every_epochs)
         _at_least(0, seed=self.seed, workers=self.workers, cache_limit_mb=self.cache_limit_mb)
+        if isinstance(self.sampler, str):
+            raise ValueError(f"sampler must be a config such as ClassBalancedSamplerConfig(); found {self.sampler!r}")
         for name in ("checkpoint_every_steps", "chunk_size", "max_steps_per_epoch"):
             if getattr(self, name) is not None:
                 _at_least(1, **{name: getattr(self, name)})

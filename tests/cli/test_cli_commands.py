@@ -146,7 +146,7 @@ def test_help_of_a_recipe_shows_its_settings(capsys) -> None:
         (["train", "simclr-digits", "--smoke", "--init", "nowhere", "--out", "o"], "no encoder weights at nowhere"),
         (["train", "simclr-digits", "--batch-size", "5000", "--out", "o"], "batch_size"),
         (["eval", "nowhere"], "it is not a run"),
-        (["embed", "nowhere", "--data", "digits", "--out", "x.npz"], "it is not a run"),
+        (["embed", "nowhere", "--data", "digits", "--out", "x.npz"], "no run at nowhere"),
         (["embed", "nowhere"], "the following arguments are required: --data, --out"),
         (["report", "nowhere"], "nowhere"),
         (["data", "inspect", "nowhere"], "no data set and no path 'nowhere'"),

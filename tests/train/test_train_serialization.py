@@ -120,7 +120,7 @@ def test_differences_name_the_fields() -> None:
         ({"warmup": 1.0}, "warmup is a share of the steps"),
         ({"clip_norm": 0.0}, "clip_norm must be positive or None"),
         ({"precision": "fp16"}, "precision must be one of auto, fp32, bf16; found 'fp16'"),
-        ({"sampler": "random"}, "sampler must be one of plain, class-balanced"),
+        ({"sampler": "random"}, r"sampler must be a config such as ClassBalancedSamplerConfig\(\); found 'random'"),
         ({"device": "tpu"}, "device must be one of auto, cpu, cuda"),
         ({"checkpoint_every_steps": 0}, "checkpoint_every_steps must be 1 or more"),
         ({"seed": -1}, "seed must be 0 or more"),
