@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int, Num
     from matplotlib.axes import Axes
 
-_LABEL_COLUMNS = 1.1  # cells to the left of the query, for its class name
+_LABEL_COLUMNS = 1.45  # cells to the left of the query, for its class name
 _GAP = 0.45
 
 

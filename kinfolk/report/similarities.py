@@ -73,7 +73,7 @@ def draw_similarities(
             raise ValueError(
                 f"all matrices must be square and of one size: target {tuple(target.shape)}, {name!r} {matrix.shape}."
             )
-    names = 0.75 if labels is not None else 0.15  # inches left of the first panel
+    names = 0.95 if labels is not None else 0.15  # inches left of the first panel
     side = (WIDTH - names - 0.15 - 0.22 * (len(matrices) - 1)) / len(matrices)
     top, bottom = 1.05, 0.55
     with picture(path, height=top + side + bottom) as figure:
