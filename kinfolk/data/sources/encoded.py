@@ -22,6 +22,26 @@ OnError = Literal["raise", "skip"]
 _MOST_SUBSTITUTES = 64
 
 
+def check_decoding(*, image_size: tuple[int, ...], fit: str, channels: int | None, on_error: str) -> None:
+    """Validate how a config wants images decoded.
+
+    Raises:
+        ValueError: for a size below one pixel, or a choice that does not exist.
+
+    Example:
+        >>> check_decoding(image_size=(32, 32), fit="crop", channels=None, on_error="skip")
+    """
+    if len(image_size) != 2 or min(image_size) < 1:
+        raise ValueError(f"image_size must be (H, W), at least one pixel each; found {image_size}")
+    for name, value, choices in (
+        ("fit", fit, ("crop", "pad", "stretch")),
+        ("channels", channels, (None, 1, 3, 4)),
+        ("on_error", on_error, ("raise", "skip")),
+    ):
+        if value not in choices:
+            raise ValueError(f"{name} must be one of {choices}; found {value!r}")
+
+
 class EncodedSource(Source):
     """A source whose images are decoded on every fetch; abstract.
 

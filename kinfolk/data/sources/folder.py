@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kinfolk.data.sources.base import ArraySource, Splits
 from kinfolk.data.sources.decode import MAX_PIXELS, Fit, UnreadableImage, read_channels, read_image
+from kinfolk.data.sources.encoded import check_decoding
 from kinfolk.data.sources.files import FileSource
 from kinfolk.data.sources.hold_out import hold_out
 from kinfolk.data.sources.listing import Entry, list_folder
@@ -63,15 +64,7 @@ class ImageFolderConfig:
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
-        if min(self.image_size) < 1:
-            raise ValueError(f"image_size must be (H, W), at least one pixel each; found {self.image_size}")
-        for name, value, choices in (
-            ("fit", self.fit, ("crop", "pad", "stretch")),
-            ("channels", self.channels, (None, 1, 3, 4)),
-            ("on_error", self.on_error, ("raise", "skip")),
-        ):
-            if value not in choices:
-                raise ValueError(f"{name} must be one of {choices}; found {value!r}")
+        check_decoding(image_size=self.image_size, fit=self.fit, channels=self.channels, on_error=self.on_error)
 
     def load(self) -> Splits:
         """List, check and, where they fit, decode the images.

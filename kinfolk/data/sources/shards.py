@@ -17,7 +17,7 @@ from torch import Tensor
 from kinfolk.data.sources.base import Splits
 from kinfolk.data.sources.columns import take_columns
 from kinfolk.data.sources.decode import MAX_PIXELS, Fit, UnreadableImage, read_image
-from kinfolk.data.sources.encoded import EncodedSource, OnError
+from kinfolk.data.sources.encoded import EncodedSource, OnError, check_decoding
 from kinfolk.data.sources.hold_out import hold_out
 from kinfolk.data.sources.shard_listing import ShardListing, list_shards
 from kinfolk.data.sources.shard_records import RecordKeys, read_columns
@@ -81,15 +81,7 @@ class ShardsConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", tuple(self.image_size))
-        if len(self.image_size) != 2 or min(self.image_size) < 1:
-            raise ValueError(f"image_size must be (H, W), at least one pixel each; found {self.image_size}")
-        for name, value, choices in (
-            ("fit", self.fit, ("crop", "pad", "stretch")),
-            ("channels", self.channels, (None, 1, 3, 4)),
-            ("on_error", self.on_error, ("raise", "skip")),
-        ):
-            if value not in choices:
-                raise ValueError(f"{name} must be one of {choices}; found {value!r}")
+        check_decoding(image_size=self.image_size, fit=self.fit, channels=self.channels, on_error=self.on_error)
 
     def load(self) -> Splits:
         """Index the shards and read what describes their samples; no image is decoded.
