@@ -13,11 +13,15 @@ from kinfolk.evals.features import extract_views as extract_views
 from kinfolk.evals.few_label_probe import FewLabelProbe as FewLabelProbe
 from kinfolk.evals.geometry import Geometry as Geometry
 from kinfolk.evals.knn import KNN as KNN
+from kinfolk.evals.linear_probe import LinearHead as LinearHead
 from kinfolk.evals.linear_probe import LinearProbe as LinearProbe
 from kinfolk.evals.protocol import Evaluator as Evaluator
+from kinfolk.evals.protocol import FeatureEvaluator as FeatureEvaluator
 from kinfolk.evals.protocol import Measurement as Measurement
+from kinfolk.evals.protocol import SubjectEvaluator as SubjectEvaluator
 from kinfolk.evals.records import Record as Record
 from kinfolk.evals.retrieval import Retrieval as Retrieval
+from kinfolk.evals.subject import Subject as Subject
 from kinfolk.evals.table import format_table as format_table
 from kinfolk.evals.table import markdown_table as markdown_table
 
@@ -27,15 +31,19 @@ __all__ = [
     "CrossRetrieval",
     "EvaluationConfig",
     "Evaluator",
+    "FeatureEvaluator",
     "FeatureSplits",
     "Features",
     "FewLabelProbe",
     "Geometry",
+    "LinearHead",
     "LinearProbe",
     "Measurement",
     "RawPixels",
     "Record",
     "Retrieval",
+    "Subject",
+    "SubjectEvaluator",
     "evaluate",
     "evaluation_notes",
     "extract",

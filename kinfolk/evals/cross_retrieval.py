@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kinfolk.evals.neighbours import cosine_tiles, normalised
-from kinfolk.evals.protocol import Evaluator, Measurement
+from kinfolk.evals.protocol import FeatureEvaluator, Measurement
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, Int64
@@ -22,7 +22,7 @@ _LISTED = 6
 
 
 @dataclass(frozen=True)
-class CrossRetrieval(Evaluator):
+class CrossRetrieval(FeatureEvaluator):
     """R@k and median rank of one hand's test rows against another's, by cosine; both directions of every pair.
 
     A hit is a row of the same group, such as the same emoji. The rank of a query is that of its first hit, ties to the

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from kinfolk.data.sources.table import is_table
 from kinfolk.evals.baselines import CentredRawPixels, RawPixels
 from kinfolk.evals.cross_retrieval import CrossRetrieval
-from kinfolk.evals.features import FeatureSplits, extract, extract_views
+from kinfolk.evals.features import extract_views
 from kinfolk.evals.few_label_probe import FewLabelProbe
 from kinfolk.evals.geometry import Geometry, subset
 from kinfolk.evals.knn import KNN
 from kinfolk.evals.linear_probe import LinearProbe
-from kinfolk.evals.protocol import Evaluator
+from kinfolk.evals.protocol import FeatureEvaluator, SubjectEvaluator
 from kinfolk.evals.records import LabelsUsed, Record
 from kinfolk.evals.retrieval import Retrieval
+from kinfolk.evals.subject import Subject
 
 if TYPE_CHECKING:
     from kinfolk.data.sources import Source, Splits
@@ -45,6 +46,7 @@ class EvaluationConfig:
         cross_retrieval: parameters of retrieval across hands, for sources with groups and bias labels.
         geometry: parameters of the geometric diagnostics.
         batch_size: images per forward pass.
+        baselines: whether raw pixels and an untrained encoder are measured beside the trained one.
         max_train_rows: training samples in use, a seeded subset; None takes all.
         max_test_rows: test samples in use, a seeded subset; None takes all.
         subset_seed: of both subsets.
@@ -65,6 +67,7 @@ class EvaluationConfig:
     cross_retrieval: CrossRetrieval = field(default_factory=CrossRetrieval)
     geometry: Geometry = field(default_factory=Geometry)
     batch_size: int = 256
+    baselines: bool = True
     max_train_rows: int | None = None
     max_test_rows: int | None = None
     subset_seed: int = 0
@@ -91,11 +94,11 @@ class EvaluationConfig:
             max_test_rows=150,
         )
 
-    def evaluators(self) -> tuple[Evaluator, ...]:
+    def evaluators(self) -> tuple[FeatureEvaluator | SubjectEvaluator, ...]:
         """The chosen evaluators, in order."""
         return tuple(self._by_name()[name] for name in self.protocols)
 
-    def _by_name(self) -> dict[Protocol, Evaluator]:
+    def _by_name(self) -> dict[Protocol, FeatureEvaluator | SubjectEvaluator]:
         return {
             "knn": self.knn,
             "linear_probe": self.linear_probe,
@@ -125,7 +128,8 @@ def evaluate(
     Args:
         encoder: the trained encoder, from float images `[b, C, H, W]` in [0, 1], or a table's rows `[b, F, 1, 1]`, to
             `[b, d]`; its state is not changed.
-        splits: training and test source. An id that stands in both names the same sample.
+        splits: training and test source, and a part for probes where there is one. An id that stands in both names
+            the same sample.
         config: protocols and parameters.
         untrained: a fresh encoder of the same kind.
         view_maker: the augmentation of pretraining, for alignment; with fewer than two
@@ -142,12 +146,13 @@ def evaluate(
     for note in evaluation_notes(splits, config, view_maker=view_maker):
         _log.warning(note)
     train_rows, test_rows = _chosen(splits, config)
-    who = {"trained": encoder, **_raw(splits.train, config, train_rows), "untrained": untrained}
+    who = {"trained": encoder}
+    if config.baselines:
+        who |= {**_raw(splits.reference, config, train_rows), "untrained": untrained}
     records: list[Record] = []
     for name, module in who.items():
-        features = _features(module, splits, config, train_rows, test_rows, view_maker, device)
-        seen: LabelsUsed = labels_used if name == "trained" else "none"
-        records.extend(_records(name, features, config, seen))
+        subject = _subject(name, module, splits, config, train_rows, test_rows, view_maker, device)
+        records.extend(_records(subject, config, labels_used if name == "trained" else "none"))
     return records
 
 
@@ -164,7 +169,7 @@ def evaluation_notes(
     notes = []
     needy = [evaluator.protocol for evaluator in config.evaluators() if evaluator.needs_labels]
     for part, source, rows in zip(
-        ("training", "test"), (splits.train, splits.test), _chosen(splits, config), strict=True
+        ("training", "test"), (splits.reference, splits.test), _chosen(splits, config), strict=True
     ):
         known = 0 if source.labels is None else int((source.labels[rows] >= 0).sum())
         if known == 0 and needy:
@@ -198,15 +203,16 @@ def _two_views(view_maker: ViewMaker | TableViewMaker | None) -> bool:
 
 
 def _chosen(splits: Splits, config: EvaluationConfig) -> tuple[Tensor, Tensor]:
-    train_limit = config.max_train_rows or len(splits.train)
+    train_limit = config.max_train_rows or len(splits.reference)
     test_limit = config.max_test_rows or len(splits.test)
     return (
-        subset(len(splits.train), train_limit, seed=config.subset_seed),
+        subset(len(splits.reference), train_limit, seed=config.subset_seed),
         subset(len(splits.test), test_limit, seed=config.subset_seed),
     )
 
 
-def _features(
+def _subject(
+    name: str,
     module: nn.Module,
     splits: Splits,
     config: EvaluationConfig,
@@ -214,18 +220,20 @@ def _features(
     test_rows: Tensor,
     view_maker: ViewMaker | TableViewMaker | None,
     device: torch.device | str | None,
-) -> FeatureSplits:
+) -> Subject:
     how: dict[str, Any] = {"batch_size": config.batch_size, "device": device}
-    train = extract(module, splits.train, indices=train_rows, **how)
-    test = extract(module, splits.test, indices=test_rows, **how)
+    train, test = splits.reference.subset(train_rows), splits.test.subset(test_rows)
+    subject = Subject.of(name, module, train=train, test=test, pretraining=splits.train, **how)
     if view_maker is None or not _two_views(view_maker) or "geometry" not in config.protocols:
-        return FeatureSplits(train, test)
+        return subject
     geometry = config.geometry
     aligned = test_rows[subset(len(test_rows), geometry.alignment_samples, seed=geometry.seed)]
-    return FeatureSplits(train, test, extract_views(module, splits.test, view_maker, indices=aligned, **how))
+    pair = extract_views(module, splits.test, view_maker, indices=aligned, **how)
+    return replace(subject, view_maker=view_maker, features=replace(subject.features, view_pair=pair))
 
 
-def _records(name: str, features: FeatureSplits, config: EvaluationConfig, labels_used: LabelsUsed) -> Iterator[Record]:
+def _records(subject: Subject, config: EvaluationConfig, labels_used: LabelsUsed) -> Iterator[Record]:
+    features = subject.features
     for evaluator in config.evaluators():
         if evaluator.needs_labels and not features.has_labels:
             continue
@@ -233,7 +241,7 @@ def _records(name: str, features: FeatureSplits, config: EvaluationConfig, label
             continue
         used = features.labelled() if evaluator.needs_labels else features
         shared = {
-            "layer": _LAYERS.get(name, "encoder output"),
+            "layer": _LAYERS.get(subject.name, "encoder output"),
             "feature_dim": features.train.dim,
             "normalisation": evaluator.normalisation,
             "n_train": len(used.train),
@@ -242,23 +250,30 @@ def _records(name: str, features: FeatureSplits, config: EvaluationConfig, label
             "subset_seed": config.subset_seed,
             **_settings(evaluator),
         }
-        for found in evaluator.run(used):
+        found = evaluator.run(subject) if isinstance(evaluator, SubjectEvaluator) else evaluator.run(used)
+        for one in found:
             yield Record(
-                encoder=name,
+                encoder=subject.name,
                 protocol=evaluator.protocol,
-                metric=found.name,
-                value=found.value,
-                sd=found.sd,
-                low=found.low,
-                high=found.high,
-                draws=found.draws,
+                metric=one.name,
+                value=one.value,
+                sd=one.sd,
+                low=one.low,
+                high=one.high,
+                draws=one.draws,
                 labels_used=labels_used,
-                better=found.better,
-                parameters={**shared, **found.details},
+                better=one.better,
+                parameters={**shared, **one.details},
             )
 
 
 def _settings(evaluator: Any) -> dict[str, Any]:
     """The evaluator's fields as JSON values."""
-    values = {f.name: getattr(evaluator, f.name) for f in fields(evaluator)}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return {f.name: _plain(getattr(evaluator, f.name)) for f in fields(evaluator)}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        kind = {"kind": value.kind} if hasattr(value, "kind") else {}
+        return {**kind, **_settings(value)}
+    return [_plain(one) for one in value] if isinstance(value, tuple) else value

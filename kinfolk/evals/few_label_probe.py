@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kinfolk.evals.logistic import LogisticProblem, Standardiser
-from kinfolk.evals.protocol import Evaluator, Measurement
+from kinfolk.evals.protocol import FeatureEvaluator, Measurement
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FewLabelProbe(Evaluator):
+class FewLabelProbe(FeatureEvaluator):
     """Logistic regression on 1, 5 and 10 labelled training rows per class, tested on the whole test set.
 
     Features are standardised by the statistics of the whole training set, which needs no label. So few labels leave

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kinfolk.evals.neighbours import normalised
-from kinfolk.evals.protocol import Evaluator, Measurement
+from kinfolk.evals.protocol import FeatureEvaluator, Measurement
 
 if TYPE_CHECKING:
     from jaxtyping import Float64, Int64
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Geometry(Evaluator):
+class Geometry(FeatureEvaluator):
     """Alignment, uniformity, effective rank, and where labels are known the spread and margin of the classes.
 
     All on the test split, on features of length one. Alignment needs a view pair, uniformity two rows, the class margin

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kinfolk.evals.neighbours import nearest, normalised
-from kinfolk.evals.protocol import Evaluator, Measurement
+from kinfolk.evals.protocol import FeatureEvaluator, Measurement
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class KNN(Evaluator):
+class KNN(FeatureEvaluator):
     """The k nearest training rows vote, each with weight `exp(cos / temperature)`.
 
     Both 0.1 and 0.07 are in use as temperature, and numbers at one are not comparable with numbers at the other: the

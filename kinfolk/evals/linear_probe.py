@@ -2,24 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kinfolk.evals.logistic import LogisticModel, LogisticProblem, Standardiser
-from kinfolk.evals.protocol import Evaluator, Measurement
+from kinfolk.evals.protocol import FeatureEvaluator, Measurement, accuracy
 
 if TYPE_CHECKING:
-    from jaxtyping import Int64
+    from jaxtyping import Float, Float64, Int64
 
-    from kinfolk.evals.features import FeatureSplits
+    from kinfolk.evals.features import Features, FeatureSplits
+
+
+@dataclass(frozen=True, eq=False)
+class LinearHead:
+    """A linear classifier on frozen features.
+
+    Args:
+        standardise: by training statistics.
+        model: on standardised rows; column j is the class `classes[j]`.
+        classes: int64 `[c]`, ascending: the classes that have a training row.
+        details: what the fit settled, for the record.
+
+    Example:
+        >>> from kinfolk.evals import Features
+        >>> train = Features.from_rows(torch.arange(20.0)[:, None], torch.arange(20), torch.arange(20) // 10 + 5)
+        >>> LinearProbe().fit(train).predict(torch.tensor([[0.0], [19.0]])).tolist()
+        [5, 6]
+    """
+
+    standardise: Standardiser
+    model: LogisticModel
+    classes: Int64[Tensor, " c"]
+    details: Mapping[str, Any]
+
+    def logits(self, rows: Float[Tensor, "n d"]) -> Float64[Tensor, "n c"]:
+        """Log-probabilities up to a constant per row, one column per entry of `classes`."""
+        return torch.addmm(self.model.bias, self.standardise(rows), self.model.weight)
+
+    def predict(self, rows: Float[Tensor, "n d"]) -> Int64[Tensor, " n"]:
+        """The most probable class of every row, ties to the lower one."""
+        return self.classes[self.logits(rows).argmax(dim=1)]
+
+    def as_module(self) -> nn.Linear:
+        """The same map from features to logits as one float32 layer, through which gradients flow."""
+        inverse, mean = self.standardise.inverse, self.standardise.mean
+        weight = inverse[:, None] * self.model.weight
+        layer = nn.Linear(*weight.shape)
+        with torch.no_grad():
+            layer.weight.copy_(weight.T)
+            layer.bias.copy_(self.model.bias - mean @ weight)
+        return layer.requires_grad_(False)
 
 
 @dataclass(frozen=True)
-class LinearProbe(Evaluator):
+class LinearProbe(FeatureEvaluator):
     """Multinomial logistic regression on frozen features, standardised by training statistics.
 
     The penalty is chosen on a validation part of the training set, which is cut class by class: for every penalty, from
@@ -66,7 +107,21 @@ class LinearProbe(Evaluator):
     def run(self, features: FeatureSplits) -> Iterator[Measurement]:
         """Yield the accuracy on the test rows."""
         splits = features.labelled()
-        train, test = splits.train, splits.test
+        head = self.fit(splits.train)
+        assert splits.test.labels is not None
+        right = accuracy(head.predict(splits.test.rows), splits.test.labels)
+        yield Measurement("accuracy", right, better="higher", details=head.details)
+
+    def fit(self, train: Features) -> LinearHead:
+        """Choose the penalty and fit the probe on all labelled rows.
+
+        Args:
+            train: the training rows; unlabelled ones are left out.
+
+        Raises:
+            ValueError: when no row is labelled.
+        """
+        train = train.labelled()
         assert train.labels is not None
         classes, y = torch.unique(train.labels, return_inverse=True)
         standardise = Standardiser.fit(train.rows)
@@ -74,9 +129,7 @@ class LinearProbe(Evaluator):
         l2, start = self._selected(x, y, len(classes))
         problem = LogisticProblem(x, y, classes=len(classes))
         model = problem.fit(l2=l2, start=start, tolerance=self.tolerance, max_steps=self.max_steps)
-        right = classes[model.predict(standardise(test.rows))] == test.labels
-        details = {"l2_used": l2, "converged": model.converged}
-        yield Measurement("accuracy", right.double().mean().item(), better="higher", details=details)
+        return LinearHead(standardise, model, classes, {"l2_used": l2, "converged": model.converged})
 
     def _selected(self, x: Tensor, y: Tensor, classes: int) -> tuple[float, LogisticModel | None]:
         """The best penalty and its model, a good start for the final fit."""

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from scipy.special import stdtrit
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from kinfolk.evals.features import FeatureSplits
+    from kinfolk.evals.subject import Subject
 
 Direction = Literal["higher", "lower"]
 
@@ -81,13 +84,18 @@ class Evaluator(ABC):
     """A protocol: its parameters are the fields of a frozen dataclass, its numbers come from `run`.
 
     `protocol` is its name in tables, `needs_labels` says whether it works without labels at all, `needs_columns` what
-    else the test rows must carry, and `normalisation` what it does to the features first.
+    else the test rows must carry, and `normalisation` what it does to the features first. A concrete one is a
+    `FeatureEvaluator` or a `SubjectEvaluator`.
     """
 
     protocol: ClassVar[str]
     needs_labels: ClassVar[bool]
     needs_columns: ClassVar[tuple[str, ...]] = ()
     normalisation: ClassVar[str]
+
+
+class FeatureEvaluator(Evaluator):
+    """A protocol that reads nothing but features."""
 
     @abstractmethod
     def run(self, features: FeatureSplits) -> Iterator[Measurement]:
@@ -99,3 +107,27 @@ class Evaluator(ABC):
         Raises:
             ValueError: when the protocol needs labels and a split has none.
         """
+
+
+class SubjectEvaluator(Evaluator):
+    """A protocol that needs more than features: the images, the encoder's gradient, or a classifier on top of it."""
+
+    @abstractmethod
+    def run(self, subject: Subject) -> Iterator[Measurement]:
+        """Yield this protocol's measurements; nothing where the subject's data cannot answer its question.
+
+        Args:
+            subject: an encoder with its data and features; it is left as it was.
+
+        Raises:
+            ValueError: when the protocol needs labels and a split has none.
+        """
+
+    def missing(self, subject: Subject) -> str | None:
+        """Say what these data lack for this protocol, such as "no masks"; None when nothing."""
+        return None
+
+
+def accuracy(predicted: Tensor, labels: Tensor) -> float:
+    """Share of equal entries, in float64."""
+    return (predicted == labels).double().mean().item()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kinfolk.evals.neighbours import cosine_tiles, nearest, normalised
-from kinfolk.evals.protocol import Evaluator, Measurement
+from kinfolk.evals.protocol import FeatureEvaluator, Measurement
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Retrieval(Evaluator):
+class Retrieval(FeatureEvaluator):
     """R@k and mean average precision of the test set against itself, by cosine, the query left out.
 
     R@k is the share of queries with one of their class among the k nearest, ties to the lower id. Average precision

@@ -47,7 +47,7 @@ def measure(config: TrainConfig, encoder: nn.Module, splits: Splits) -> list[Rec
     """Run the config's protocols on an encoder and the baselines; the untrained one has the run's initial weights."""
     return evaluate(
         encoder,
-        Splits(splits.reference, splits.test),
+        splits,
         config.evaluation,
         untrained=build_encoder(config, splits.train).eval(),
         view_maker=make_views(config.views, splits.train, seed=config.seed),
@@ -59,7 +59,7 @@ def measure(config: TrainConfig, encoder: nn.Module, splits: Splits) -> list[Rec
 def left_out(config: TrainConfig, splits: Splits) -> tuple[str, ...]:
     """What `measure` leaves out of these splits, and why."""
     return evaluation_notes(
-        Splits(splits.reference, splits.test),
+        splits,
         config.evaluation,
         view_maker=make_views(config.views, splits.train, seed=config.seed),
     )

@@ -1,0 +1,96 @@
+"""One encoder under measurement, with its data and what several protocols share about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from kinfolk.evals.features import Features, FeatureSplits, extract
+from kinfolk.evals.linear_probe import LinearHead, LinearProbe
+
+if TYPE_CHECKING:
+    from kinfolk.data.sources import Source
+    from kinfolk.data.views import ViewMaker
+    from kinfolk.data.views.table import TableViewMaker
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """An encoder, the data it is measured on, and its features of them.
+
+    Args:
+        name: who it is in the table, such as "trained" or "raw pixels".
+        encoder: in evaluation mode, from float images `[b, C, H, W]` in [0, 1] to `[b, d]`.
+        features: of `train` and `test`, in ascending order of id.
+        train: the labelled samples that probes are fitted on.
+        test: the samples that are scored.
+        pretraining: what the encoder was trained on, whose class sizes say which classes are rare.
+        view_maker: the augmentation of pretraining; None where there is none.
+        batch_size: images per forward pass.
+        device: where to compute; None stays where the encoder is.
+
+    Example:
+        >>> from kinfolk.data import ArraySource
+        >>> from kinfolk.evals import RawPixels
+        >>> source = ArraySource((torch.arange(8).reshape(8, 1, 1, 1) * 30).byte(), torch.arange(8) // 4)
+        >>> subject = Subject.of("raw pixels", RawPixels(channels=1, image_size=(1, 1)), train=source, test=source)
+        >>> subject.head(LinearProbe()).predict(subject.features.test.rows).tolist()
+        [0, 0, 0, 0, 1, 1, 1, 1]
+    """
+
+    name: str
+    encoder: nn.Module
+    features: FeatureSplits
+    train: Source
+    test: Source
+    pretraining: Source
+    view_maker: ViewMaker | TableViewMaker | None = None
+    batch_size: int = 256
+    device: torch.device | str | None = None
+    _heads: dict[LinearProbe, LinearHead] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        encoder: nn.Module,
+        *,
+        train: Source,
+        test: Source,
+        pretraining: Source | None = None,
+        batch_size: int = 256,
+        device: torch.device | str | None = None,
+    ) -> Subject:
+        """Extract the features of both sources and put everything together; without view pairs."""
+        features = FeatureSplits(
+            extract(encoder, train, batch_size=batch_size, device=device),
+            extract(encoder, test, batch_size=batch_size, device=device),
+        )
+        return cls(name, encoder, features, train, test, pretraining or train, batch_size=batch_size, device=device)
+
+    def extract(self, source: Source) -> Features:
+        """Encode other images, such as corrupted ones."""
+        return extract(self.encoder, source, batch_size=self.batch_size, device=self.device)
+
+    def head(self, probe: LinearProbe) -> LinearHead:
+        """The linear classifier on the training features, fitted once for all protocols that ask with these settings.
+
+        Raises:
+            ValueError: when no training row is labelled.
+        """
+        if probe not in self._heads:
+            self._heads[probe] = probe.fit(self.features.train)
+        return self._heads[probe]
+
+    def classifier(self, probe: LinearProbe) -> nn.Sequential:
+        """Encoder and head as one module from images to logits, through which gradients flow to the images.
+
+        The head's column j is class `head(probe).classes[j]`. No parameter asks for a gradient in the head; the
+        encoder's are as they were, so take gradients with `torch.autograd.grad` with respect to the images.
+        """
+        held = next(self.encoder.parameters(), None)
+        layer = self.head(probe).as_module()
+        return nn.Sequential(self.encoder, layer if held is None else layer.to(held.device)).eval()
