@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kinfolk.cli.command import command
+from kinfolk.cli.compare import add_compare_command
 from kinfolk.cli.data import add_data_commands, add_graph_commands
 from kinfolk.cli.runs import add_run_commands, train
 
@@ -20,6 +21,7 @@ _EXAMPLES = """examples:
   kinfolk train simclr-digits --help                every setting of that recipe
   kinfolk data inspect photos/ --sheet sheet.png    what a source holds, in numbers and in one picture
   kinfolk report runs/simclr-digits-moved           write the report again
+  kinfolk compare simclr-digits supcon-digits       the same budget for each, three seeds, one table and page
   kinfolk doctor                                    what is installed, what will be used, what is missing
 """
 _USER_ERRORS = (ValueError, TypeError, OSError, ImportError)
@@ -80,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_run_commands(commands)
+    add_compare_command(commands)
     add_data_commands(commands)
     add_graph_commands(commands)
     command(commands, "doctor", _doctor, "what is installed, which device and implementation will be used")

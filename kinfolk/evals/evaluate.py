@@ -110,7 +110,7 @@ class EvaluationConfig:
 
 
 def evaluate(
-    encoder: nn.Module,
+    encoder: nn.Module | None,
     splits: Splits,
     config: EvaluationConfig,
     *,
@@ -127,7 +127,7 @@ def evaluate(
 
     Args:
         encoder: the trained encoder, from float images `[b, C, H, W]` in [0, 1], or a table's rows `[b, F, 1, 1]`, to
-            `[b, d]`; its state is not changed.
+            `[b, d]`; its state is not changed. None measures the baselines alone.
         splits: training and test source, and a part for probes where there is one. An id that stands in both names
             the same sample.
         config: protocols and parameters.
@@ -146,8 +146,8 @@ def evaluate(
     for note in evaluation_notes(splits, config, view_maker=view_maker):
         _log.warning(note)
     train_rows, test_rows = _chosen(splits, config)
-    who = {"trained": encoder}
-    if config.baselines:
+    who = {} if encoder is None else {"trained": encoder}
+    if config.baselines or encoder is None:
         who |= {**_raw(splits.reference, config, train_rows), "untrained": untrained}
     records: list[Record] = []
     for name, module in who.items():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from kinfolk.losses import NTXentLoss
+from kinfolk.losses import DCLLoss, NTXentLoss
 from kinfolk.methods.base import Method
 from kinfolk.methods.batches import read_ids, read_views
 from kinfolk.methods.health import projection_health
@@ -37,6 +37,8 @@ class SimCLRConfig:
     labels_used: ClassVar[str] = "none"
     temperature: float = 0.2
     """Divides the cosines; smaller looks harder at the nearest negatives."""
+    decoupled: bool = False
+    """Leave the positive out of the denominator (DCL), which keeps the gradient strong in small batches."""
     head: HeadConfig = field(default_factory=lambda: HeadConfig(norm="batch"))
     """The projection head between encoder and loss."""
 
@@ -47,7 +49,7 @@ class SimCLRConfig:
 
 @final
 class SimCLR(Method):
-    """NT-Xent between the views of a batch.
+    """NT-Xent, or its decoupled form, between the views of a batch.
 
     Each of the 2n rows picks its other view among all 2n - 1 others. All views go through the encoder as one batch, so
     that batch norm sees them together. With more than two views the loss is the mean of NT-Xent over all pairs of them.
@@ -55,14 +57,14 @@ class SimCLR(Method):
     Terms beside the loss: `positive_cosine`, `participation_ratio` of the projections.
 
     Reference: Chen, Kornblith, Norouzi, Hinton (2020), A Simple Framework for Contrastive Learning of Visual
-    Representations.
+    Representations. `decoupled`: Yeh, Hong, Hsu, Liu, Chen, LeCun (2022), Decoupled Contrastive Learning.
     """
 
     def __init__(self, encoder: nn.Module, config: SimCLRConfig) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = config.head.build(encoder_dim(encoder))
-        self.loss = NTXentLoss(temperature=config.temperature)
+        self.loss = (DCLLoss if config.decoupled else NTXentLoss)(temperature=config.temperature)
 
     def embed(self, batch: Mapping[str, Any]) -> tuple[Float[Tensor, "n d"], ...]:
         """Return the projections of each view."""

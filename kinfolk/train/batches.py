@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +33,43 @@ def make_sampler(config: TrainConfig, source: Source, *, rank: int, world_size: 
     return config.sampler.build(
         source, batch_size=config.batch_size, seed=config.seed, rank=rank, world_size=world_size
     )
+
+
+class Length(NamedTuple):
+    """How long training is.
+
+    Args:
+        steps_per_epoch: steps of a whole epoch; the last one may be shorter.
+        epochs: passes begun.
+        total_steps: optimiser steps in all.
+    """
+
+    steps_per_epoch: int
+    epochs: int
+    total_steps: int
+
+    def steps_of(self, epoch: int) -> int:
+        """Steps of one epoch.
+
+        Example:
+            >>> [Length(steps_per_epoch=4, epochs=3, total_steps=10).steps_of(epoch) for epoch in range(3)]
+            [4, 4, 2]
+        """
+        return min(self.steps_per_epoch, self.total_steps - epoch * self.steps_per_epoch)
+
+
+def training_length(config: TrainConfig, sampler: Sampler) -> Length:
+    """Steps and epochs that the config asks for, by epochs or by image views."""
+    per_epoch = min(sampler.steps_per_epoch, config.max_steps_per_epoch or sampler.steps_per_epoch)
+    if config.image_views is None or per_epoch == 0:
+        return Length(per_epoch, config.epochs, config.epochs * per_epoch)
+    total = max(1, round(config.image_views / views_per_step(config)))
+    return Length(per_epoch, -(-total // per_epoch), total)
+
+
+def views_per_step(config: TrainConfig) -> int:
+    """Augmented views that one step takes, over all processes."""
+    return config.batch_size * config.views.count
 
 
 def make_batch(

@@ -136,6 +136,9 @@ class TrainConfig:
     """Passes over the training images."""
     max_steps_per_epoch: int | None = None
     """End every epoch after so many steps; None takes all images."""
+    image_views: int | None = None
+    """Augmented views in all of training, rounded to whole steps; then `epochs` counts for nothing. Equal numbers make
+    runs with other batch sizes, numbers of views or amounts of data comparable."""
     warmup: float = 0.1
     """Share of all steps over which the learning rate rises linearly, before it follows a cosine down."""
     clip_norm: float | None = 1.0
@@ -182,7 +185,7 @@ class TrainConfig:
         _at_least(0, seed=self.seed, workers=self.workers, cache_limit_mb=self.cache_limit_mb)
         if isinstance(self.sampler, str):
             raise ValueError(f"sampler must be a config such as ClassBalancedSamplerConfig(); found {self.sampler!r}")
-        for name in ("checkpoint_every_steps", "chunk_size", "max_steps_per_epoch"):
+        for name in ("checkpoint_every_steps", "chunk_size", "max_steps_per_epoch", "image_views"):
             if getattr(self, name) is not None:
                 _at_least(1, **{name: getattr(self, name)})
         if not 0 <= self.warmup < 1:
@@ -252,11 +255,14 @@ def load_config(run: str | Path) -> TrainConfig:
 
 def differences(written: str, given: TrainConfig) -> list[str]:
     """Say in which fields a config differs from one that `to_yaml` wrote, one line each; empty when they are equal."""
-    # Compared as documents, so that a config of someone's own, which from_yaml does not know, can be resumed too. A
-    # setting that an older version did not have stands for its default.
-    defaults = {f.name: encode(f.default) for f in fields(TrainConfig) if f.default is not MISSING}
-    document = _in_todays_form(yaml.safe_load(written))
-    old, new = flatten(document | {k: v for k, v in defaults.items() if k not in document}), flatten(encode(given))
+    # A setting that an older version did not have stands for its default, within parts too. A config of someone's own,
+    # which from_yaml does not know, is compared as a document, so that it can be resumed too.
+    try:
+        document = encode(from_yaml(written))
+    except ValueError:
+        defaults = {f.name: encode(f.default) for f in fields(TrainConfig) if f.default is not MISSING}
+        document = defaults | _in_todays_form(yaml.safe_load(written))
+    old, new = flatten(document), flatten(encode(given))
     names = [*old, *(name for name in new if name not in old)]
     pairs = {name: (old.get(name, "absent"), new.get(name, "absent")) for name in names}
     return [f"{name}: {was!r} in the run, {now!r} now" for name, (was, now) in pairs.items() if was != now]

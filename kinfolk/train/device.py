@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import warnings
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -50,6 +52,19 @@ def has_bf16(device: str) -> bool:
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def peak_memory_mb(device: str) -> float:
+    """The most memory in use so far, in MB: torch's on a GPU, the whole process's on a CPU, its libraries included.
+
+    Example:
+        >>> peak_memory_mb("cpu") > 10
+        True
+    """
+    if device == "cuda":
+        return round(torch.cuda.max_memory_allocated() / 1e6, 1)
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
 
 
 def make_accelerator(device: str, precision: str) -> Accelerator:

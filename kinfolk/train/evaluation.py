@@ -43,7 +43,7 @@ def evaluate_run(run: str | os.PathLike[str], *, source: SourceConfig | None = N
     return records
 
 
-def measure(config: TrainConfig, encoder: nn.Module, splits: Splits) -> list[Record]:
+def measure(config: TrainConfig, encoder: nn.Module | None, splits: Splits) -> list[Record]:
     """Run the config's protocols on an encoder and the baselines; the untrained one has the run's initial weights."""
     return evaluate(
         encoder,

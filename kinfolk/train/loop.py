@@ -16,11 +16,11 @@ from kinfolk.data import BatchReader, Splits, cached, resident
 from kinfolk.data.counter import counter_seed
 from kinfolk.data.views.table import make_views
 from kinfolk.nn import encoder_dim, synchronise_batch_norm
-from kinfolk.train.batches import make_batch, make_sampler
+from kinfolk.train.batches import Length, make_batch, make_sampler, training_length, views_per_step
 from kinfolk.train.card import write_card
 from kinfolk.train.checkpoint import Position, checkpoints, restore_checkpoint, save_checkpoint, seed_everything
 from kinfolk.train.config import TrainConfig
-from kinfolk.train.device import make_accelerator, prepare, resolve_device, resolve_precision
+from kinfolk.train.device import make_accelerator, peak_memory_mb, prepare, resolve_device, resolve_precision
 from kinfolk.train.evaluation import labels_used, left_out, measure, write_records
 from kinfolk.train.optimizers import cosine_schedule
 from kinfolk.train.processes import average_statistics, gather_names, gather_states, mean_terms, on_first_rank
@@ -98,8 +98,8 @@ def fit(
         synchronise_batch_norm(method)
     optimizer = config.optimizer.build(method)
     sampler = make_sampler(config, source, rank=accelerator.process_index, world_size=accelerator.num_processes)
-    steps_per_epoch = min(sampler.steps_per_epoch, config.max_steps_per_epoch or sampler.steps_per_epoch)
-    total_steps = config.epochs * steps_per_epoch
+    length = training_length(config, sampler)
+    total_steps = length.total_steps
     model, stepper = prepare(accelerator, method, optimizer)
     if not main:  # the weights are the same on all ranks, what dropout drops is not
         seed_everything(counter_seed(config.seed, accelerator.process_index))
@@ -123,6 +123,7 @@ def fit(
         if taken is not None:
             progress.note(taken.summary())
         facts = {"device": accelerator.device.type, "precision": precision, "processes": accelerator.num_processes}
+        facts |= {"image_views": total_steps * views_per_step(config)}
         facts |= {"kinfolk": kinfolk.__version__, "torch": torch.__version__}
         step = logged_step = position.step
         logged_at = time.perf_counter()
@@ -130,8 +131,8 @@ def fit(
         metrics.write("resume" if resume else "start", step=step, total_steps=total_steps,
                       negatives_per_anchor=negatives, **facts)  # fmt: skip
 
-        for epoch in range(position.epoch, config.epochs):
-            steps = range(position.step_in_epoch if epoch == position.epoch else 0, steps_per_epoch)
+        for epoch in range(position.epoch, length.epochs):
+            steps = range(position.step_in_epoch if epoch == position.epoch else 0, length.steps_of(epoch))
             for step_in_epoch, data in zip(steps, reader.epoch(epoch, start_step=steps.start), strict=False):
                 if unreadable := set(data.pop("skipped", ())) - skipped:
                     skipped |= unreadable
@@ -165,8 +166,8 @@ def fit(
                     metrics.write("train", step=step, epoch=epoch, **means, learning_rate=rate, gradient_norm=norm,
                                   images_per_second=speed, seconds=now - begun)  # fmt: skip
                     progress.update(step, loss=loss, images_per_second=speed)
-                ended = step_in_epoch + 1 == steps_per_epoch
-                if _is_due(config, step=step, epoch=epoch, ended=ended):
+                ended = step_in_epoch + 1 == steps.stop
+                if _is_due(config, length, step=step, epoch=epoch, ended=ended):
                     average_statistics(method)
                     states = gather_states()
                     following = (epoch + 1, 0) if ended else (epoch, step_in_epoch + 1)
@@ -183,7 +184,8 @@ def fit(
         if main:
             progress.note("evaluating")
             _finish(run, config, splits, encoder=method.encoder, metrics=metrics, step=step,
-                    facts={**facts, "training_seconds": round(time.perf_counter() - begun, 1)})  # fmt: skip
+                    facts={**facts, "training_seconds": round(time.perf_counter() - begun, 1),
+                           "peak_memory_mb": peak_memory_mb(facts["device"])})  # fmt: skip
     accelerator.wait_for_everyone()
     accelerator.free_memory()
     return run
@@ -211,18 +213,21 @@ def _finish(
         labels_used=labels_used(config),
     )
     export_encoder(run, encoder, description)
+    begun = time.perf_counter()
     records = measure(config, load_encoder(run), splits)
+    facts = {**facts, "evaluation_seconds": round(time.perf_counter() - begun, 1)}
     write_records(run.evals_file, records)
     for record in records:
         if record.encoder == "trained":
             metrics.write("eval", step=step, protocol=record.protocol, metric=record.metric, value=record.value)
     write_card(run, config, splits, description, records=records, notes=left_out(config, splits), facts=facts)
-    metrics.write("end", step=step, seconds=facts["training_seconds"])
+    metrics.write("end", step=step, seconds=facts["training_seconds"], evaluation_seconds=facts["evaluation_seconds"],
+                  image_views=facts["image_views"], peak_memory_mb=facts["peak_memory_mb"])  # fmt: skip
 
 
-def _is_due(config: TrainConfig, *, step: int, epoch: int, ended: bool) -> bool:
+def _is_due(config: TrainConfig, length: Length, *, step: int, epoch: int, ended: bool) -> bool:
     """Whether a checkpoint follows this step: at the end of chosen epochs and of the run, and every so many steps."""
-    by_epoch = ended and ((epoch + 1) % config.checkpoint_every_epochs == 0 or epoch + 1 == config.epochs)
+    by_epoch = ended and ((epoch + 1) % config.checkpoint_every_epochs == 0 or epoch + 1 == length.epochs)
     return by_epoch or (config.checkpoint_every_steps is not None and step % config.checkpoint_every_steps == 0)
 
 

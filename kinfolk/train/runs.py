@@ -74,6 +74,11 @@ class Run:
         return read_metrics(self.metrics_file)
 
     @property
+    def is_finished(self) -> bool:
+        """Whether training, export and evaluation have come to their end."""
+        return any(record["event"] == "end" for record in self.metrics[-1:])
+
+    @property
     def records(self) -> list[dict[str, Any]]:
         """The evaluation's records; an empty list before the run was evaluated."""
         return json.loads(self.evals_file.read_text())["records"] if self.evals_file.exists() else []

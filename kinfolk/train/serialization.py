@@ -93,6 +93,9 @@ def _decode(expected: Any, data: Any, path: str) -> Any:
 def _decode_union(members: tuple[Any, ...], data: Any, path: str) -> Any:
     if data is None and type(None) in members:
         return None
+    only = [member for member in members if dataclasses.is_dataclass(member)]
+    if len(only) == 1 and not hasattr(only[0], "kind"):
+        return _decode_dataclass(only[0], data, path)
     configs: dict[str, Any] = {vars(member)["kind"]: member for member in members if dataclasses.is_dataclass(member)}
     if configs:
         return _decode_dataclass(_member(configs, data, path), data, path)

@@ -185,6 +185,16 @@ def test_concepts_are_split_never_pictures_and_sets_are_bias_labels(prepared: Pa
     assert sorted(whole.labels.tolist()) == [-1] * 4 + [0] * 3
 
 
+def test_the_concepts_with_the_most_icons_and_a_split_by_picture(prepared: Path) -> None:
+    splits = IconsConfig(root=str(prepared), labels="concept", concepts=2, split="picture", test_fraction=0.34).load()
+    assert splits.train.class_names == splits.test.class_names == ("heart", "star")
+    counts = splits.train.labels.bincount().tolist(), splits.test.labels.bincount().tolist()
+    assert counts == ([2, 1], [1, 1]) or counts == ([3, 1], [1, 1])
+    assert not set(splits.train.ids.tolist()) & set(splits.test.ids.tolist())
+    with pytest.raises(ValueError, match="split must be 'concept' or 'picture'; found 'image'"):
+        IconsConfig(split="image")  # type: ignore[arg-type]
+
+
 def test_fewer_hands_limits_and_labels_by_concept(prepared: Path) -> None:
     def load(**options: Any) -> Source:
         return IconsConfig(root=str(prepared), test_fraction=0.0, **options).load().train

@@ -14,6 +14,7 @@ from kinfolk.data.counter import counter_generator
 from kinfolk.data.sources.base import Source, Splits
 from kinfolk.data.sources.concepts import hold_out_concepts
 from kinfolk.data.sources.encoded import EncodedSource
+from kinfolk.data.sources.hold_out import hold_out
 from kinfolk.data.sources.prepared import prepared_folder
 from kinfolk.data.sources.renderings import with_renderings
 from kinfolk.data.sources.shards import ShardsConfig
@@ -23,10 +24,10 @@ _TRAIN, _TEST = 1, 2  # what a draw of samples is for, so that the two draws are
 
 @dataclass(frozen=True)
 class IconsConfig:
-    """More than 300,000 icons of permissively licensed sets, split by concept.
+    """More than 300,000 icons of permissively licensed sets, by default split by concept.
 
     A concept is an icon's name without its words for a style: "heart-outline" of one set and "heart" of another show
-    the same thing. All icons of a concept are in one part. `groups` is the concept, `bias_labels` the set, `text` the
+    the same thing. `groups` is the concept, `bias_labels` the set, `text` the
     name in words. Pictures are drawn in black, or their own colours, on white and scaled to `image_size` by bicubic
     resampling. Ids are a number in the shuffled order of all icons, the same in a slice and in the whole.
 
@@ -36,10 +37,13 @@ class IconsConfig:
         channels: 1 (grey) or 3.
         labels: `category` is what three or more sets call it (about 180 classes; 37 % of the icons have one, the rest
             is -1), `concept` numbers the concepts that are left.
+        split: `concept` puts all icons of a concept into one part, so that what is tested is what training never saw;
+            `picture` holds out icons of every concept, so that concepts can be recognised.
         min_hands: only concepts that at least so many sets draw, at least 1.
+        concepts: only the so many concepts with the most icons, ties in alphabetical order; None takes all.
         limit: this many training pictures, a seeded choice; None takes all.
         test_limit: likewise, for the test part.
-        test_fraction: share of the concepts that is held out, in [0, 1).
+        test_fraction: share of the concepts, or of each concept's icons, that is held out, in [0, 1).
         seed: of the hold-out and of both choices.
         renderings: whether batches carry the same concept as other sets draw it; see `with_renderings`.
         most_renderings: how many, the own picture counted.
@@ -57,7 +61,9 @@ class IconsConfig:
     image_size: tuple[int, int] = (32, 32)
     channels: Literal[1, 3] = 3
     labels: Literal["category", "concept"] = "category"
+    split: Literal["concept", "picture"] = "concept"
     min_hands: int = 1
+    concepts: int | None = None
     limit: int | None = None
     test_limit: int | None = 10_000
     test_fraction: float = 0.05
@@ -71,7 +77,9 @@ class IconsConfig:
             raise ValueError(
                 f"labels must be 'category' or 'concept' and channels 1 or 3; found {self.labels!r} and {self.channels}"
             )
-        for name in ("min_hands", "limit", "test_limit", "most_renderings"):
+        if self.split not in ("concept", "picture"):
+            raise ValueError(f"split must be 'concept' or 'picture'; found {self.split!r}")
+        for name in ("min_hands", "concepts", "limit", "test_limit", "most_renderings"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1; found {value}")
@@ -91,18 +99,27 @@ class IconsConfig:
         kept = _hands_per_group(groups, cast(Tensor, whole.bias_labels))[groups] >= self.min_hands
         if not bool(kept.any()):
             raise ValueError(f"no concept of {root} is drawn by {self.min_hands} sets; ask for fewer min_hands")
+        if self.concepts is not None:
+            kept &= _largest_groups(groups, kept, self.concepts)[groups]
         present = groups[kept].unique().tolist()
         if self.labels == "concept":
             _label_by_concept(whole, present, concepts)
-        names = [str(group) for group in present]
-        held = torch.zeros(len(concepts), dtype=torch.bool)
-        chosen = hold_out_concepts(names, strata=[0] * len(names), fraction=self.test_fraction, seed=self.seed)
-        held[torch.tensor([int(name) for name in chosen], dtype=torch.int64)] = True
-        in_test = held[groups]
+        in_test = self._held_out(groups, kept, present)
         return Splits(
             self._part(whole, kept & ~in_test, self.limit, _TRAIN),
             self._part(whole, kept & in_test, self.test_limit, _TEST),
         )
+
+    def _held_out(self, groups: Tensor, kept: Tensor, present: list[int]) -> Tensor:
+        held = torch.zeros(len(groups), dtype=torch.bool)
+        if self.split == "picture":
+            where = kept.nonzero().flatten()
+            _, test = hold_out(len(where), fraction=self.test_fraction, seed=self.seed, labels=groups[where])
+            held[where[test]] = True
+            return held
+        names = [str(group) for group in present]
+        chosen = hold_out_concepts(names, strata=[0] * len(names), fraction=self.test_fraction, seed=self.seed)
+        return torch.isin(groups, torch.tensor([int(name) for name in chosen], dtype=torch.int64))
 
     def _part(self, whole: Source, wanted: Tensor, limit: int | None, purpose: int) -> Source:
         positions = wanted.nonzero().flatten()
@@ -130,6 +147,14 @@ def _hands_per_group(groups: Tensor, hands: Tensor) -> Tensor:
     """How many sets draw each concept, by its number."""
     pairs = torch.unique(torch.stack([groups, hands], dim=1), dim=0)
     return torch.bincount(pairs[:, 0], minlength=int(groups.max()) + 1)
+
+
+def _largest_groups(groups: Tensor, kept: Tensor, count: int) -> Tensor:
+    """Which groups are among the so many with the most samples kept, ties to the lower number; one entry per group."""
+    sizes = torch.bincount(groups[kept], minlength=int(groups.max()) + 1)
+    chosen = torch.zeros(len(sizes), dtype=torch.bool)
+    chosen[sizes.argsort(descending=True, stable=True)[:count]] = True
+    return chosen
 
 
 def _label_by_concept(source: Source, present: list[int], concepts: list[str]) -> None:

@@ -1,0 +1,203 @@
+"""Which runs a comparison needs, whether they may be compared, and how long they will take."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from kinfolk.compare.config import ComparisonConfig, folder_name
+from kinfolk.data import Splits
+from kinfolk.train import Run, TrainConfig
+from kinfolk.train.batches import make_sampler, training_length, views_per_step
+from kinfolk.train.config import differences
+from kinfolk.train.serialization import encode, flatten
+
+Status = Literal["finished", "begun", "missing"]
+
+# What must be the same for all contenders at one setting; everything else is what a method may need of its own.
+_SHARED = ("source", "derived", "encoder", "evaluation", "precision")
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a comparison.
+
+    Args:
+        contender: whose.
+        setting: the varied field's value, empty where nothing is varied.
+        seed: of the run.
+        config: complete.
+        folder: where it lies.
+    """
+
+    contender: str
+    setting: str
+    seed: int
+    config: TrainConfig
+    folder: Path
+
+    @property
+    def key(self) -> str:
+        """A name that is unique within the comparison."""
+        return "-".join(filter(None, (folder_name(self.contender), folder_name(self.setting), f"seed-{self.seed}")))
+
+    def __str__(self) -> str:
+        return ", ".join(filter(None, (self.contender, self.setting, f"seed {self.seed}")))
+
+
+@dataclass(frozen=True)
+class PlannedReference:
+    """Raw pixels and an untrained encoder, measured once for all runs on the same data.
+
+    Args:
+        settings: the settings that share them.
+        config: of one run on these data.
+        file: where their records lie.
+    """
+
+    settings: tuple[str, ...]
+    config: TrainConfig
+    file: Path
+
+    @property
+    def key(self) -> str:
+        """A name that is unique within the comparison."""
+        return f"reference-{self.file.stem}"
+
+    def __str__(self) -> str:
+        return "references" if self.settings == ("",) else f"references for {', '.join(self.settings)}"
+
+
+def planned_runs(config: ComparisonConfig, folder: Path) -> tuple[PlannedRun, ...]:
+    """All runs, in the order in which they are run: a whole comparison for one seed before the next."""
+    runs = []
+    for seed in config.seeds:
+        for setting in config.settings:
+            for one in config.contenders:
+                place = folder / "runs" / folder_name(one.name) / folder_name(setting) / f"seed-{seed}"
+                runs.append(PlannedRun(one.name, setting, seed, config.run_config(one, setting, seed), place))
+    return tuple(runs)
+
+
+def planned_references(config: ComparisonConfig, folder: Path) -> tuple[PlannedReference, ...]:
+    """The references of every kind of data that the comparison trains on; none for evaluations without baselines."""
+    settings: dict[str, list[str]] = {}
+    configs: dict[str, TrainConfig] = {}
+    baseline = next(one for one in config.contenders if one.name == config.reference_name)
+    if not baseline.config.evaluation.baselines:
+        return ()
+    for setting in config.settings:
+        run = config.run_config(baseline, setting, config.seeds[0])
+        parts = {name: encode(getattr(run, name)) for name in ("source", "derived", "encoder", "evaluation")}
+        name = hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+        settings.setdefault(name, []).append(setting)
+        configs.setdefault(name, run)
+    return tuple(
+        PlannedReference(tuple(settings[name]), configs[name], folder / "references" / f"{name}.json")
+        for name in settings
+    )
+
+
+def status(run: PlannedRun) -> Status:
+    """How far a run has come.
+
+    Raises:
+        ValueError: when its folder holds a run with another config; the message names the fields.
+    """
+    there = Run(run.folder)
+    if not there.config_file.is_file():
+        return "missing"
+    if changed := differences(there.config_file.read_text(encoding="utf-8"), run.config):
+        raise ValueError(
+            f"{run.folder} holds a run with other settings: {'; '.join(changed)}. Give the comparison another folder,"
+            " or the settings that it was begun with."
+        )
+    return "finished" if there.is_finished else "begun"
+
+
+def check_comparable(config: ComparisonConfig, runs: Sequence[PlannedRun], steps: Mapping[str, int]) -> None:
+    """Refuse runs that differ in data, encoder, protocol or budget.
+
+    Args:
+        config: the comparison.
+        runs: all of its runs.
+        steps: total steps by key.
+
+    Raises:
+        ValueError: naming the fields that differ and between whom.
+    """
+    first = [run for run in runs if run.seed == config.seeds[0]]
+    for setting in config.settings:
+        here = {run.contender: run.config for run in first if run.setting == setting}
+        for name, other in here.items():
+            if found := _differing(here[config.reference_name], other):
+                listed = "; ".join(f"{field}: {one!r} and {two!r}" for field, (one, two) in found.items())
+                raise ValueError(
+                    f"{config.reference_name} and {name} cannot be compared, since these fields differ: {listed}."
+                    " Give both the same values."
+                )
+    views = {run.key: steps[run.key] * views_per_step(run.config) for run in first}
+    least, most = min(first, key=lambda run: views[run.key]), max(first, key=lambda run: views[run.key])
+    # Whole steps cannot hit every budget, so up to one step of difference is rounding.
+    if views[most.key] - views[least.key] > max(views_per_step(run.config) for run in first):
+        raise ValueError(
+            f"budgets differ: {least} sees {views[least.key]:,} image views ({_budget(least, steps)}) and {most} sees"
+            f" {views[most.key]:,} ({_budget(most, steps)}). Give all the same number with image_views (--views)."
+        )
+
+
+def differing_fields(config: ComparisonConfig) -> dict[str, dict[str, str]]:
+    """Fields in which contenders differ at the first setting, each with every contender's value as text."""
+    flat = {
+        one.name: flatten(encode(replace(config.run_config(one, config.settings[0], 0), name="")))
+        for one in config.contenders
+    }
+    fields = list(dict.fromkeys(field for values in flat.values() for field in values))
+    found = {}
+    for field in fields:
+        values = {name: _text(values.get(field, "")) for name, values in flat.items()}
+        if len(set(values.values())) > 1:
+            found[field] = values
+    return found
+
+
+def total_steps(runs: Sequence[PlannedRun]) -> dict[str, int]:
+    """Optimiser steps of every run, by its key.
+
+    Raises:
+        ValueError: when a run's training set is too small for its sampler.
+    """
+    data: dict[str, Splits] = {}
+    found: dict[tuple[str, str], int] = {}
+    for run in runs:
+        if (run.contender, run.setting) in found:
+            continue
+        sampler = make_sampler(run.config, load_once(run.config, data).train, rank=0, world_size=1)
+        found[run.contender, run.setting] = training_length(run.config, sampler).total_steps
+    return {run.key: found[run.contender, run.setting] for run in runs}
+
+
+def load_once(config: TrainConfig, data: dict[str, Splits]) -> Splits:
+    """Load a run's data, or take them from what was loaded before for another run."""
+    key = repr((config.source, config.derived))
+    if key not in data:
+        data[key] = config.load()
+    return data[key]
+
+
+def _budget(run: PlannedRun, steps: Mapping[str, int]) -> str:
+    return f"{steps[run.key]} steps x {run.config.batch_size} samples x {run.config.views.count} views"
+
+
+def _differing(one: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    left, right = ({name: encode(getattr(config, name)) for name in _SHARED} for config in (one, other))
+    flat_left, flat_right = flatten(left), flatten(right)
+    names = [name for name in {**flat_left, **flat_right} if flat_left.get(name) != flat_right.get(name)]
+    return {name: (flat_left.get(name), flat_right.get(name)) for name in names}
+
+
+def _text(value: Any) -> str:
+    return "none" if value is None else str(value)
