@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ import torch
 if not torch.cuda.is_available():
     # Triton reads this when it is first imported, which collecting the doctests of its kernels does.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# Features that a test encodes must be made by the code of now, and are none of the user's.
+os.environ.setdefault("KINFOLK_CACHE", tempfile.mkdtemp(prefix="kinfolk-tests-"))
 
 _ROOT = Path(__file__).parents[1]
 _MEASURED = tuple(_ROOT / top / room for top in ("kinfolk", "tests") for room in ("ops", "graphs", "losses"))

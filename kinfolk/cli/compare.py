@@ -74,8 +74,8 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _config(arguments: argparse.Namespace) -> tuple[ComparisonConfig, Path]:
-    from kinfolk.compare import ComparisonConfig, Variation, contender, read_config, with_field
-    from kinfolk.recipes import smoke
+    from kinfolk.compare import ComparisonConfig, Variation, contender, read_config
+    from kinfolk.recipes import smoke, with_field
 
     if not arguments.contenders:
         if arguments.out is None:

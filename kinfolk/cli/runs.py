@@ -57,6 +57,12 @@ def add_run_commands(commands: Any) -> None:
     evaluate = command(commands, "eval", _eval, "evaluate a run beside raw pixels and an untrained encoder")
     evaluate.add_argument("run", metavar="RUN", help="the run's folder")
     evaluate.add_argument("--data", metavar="DATA", help=f"other data than it was trained on: {DATA_HELP}")
+    evaluate.add_argument(
+        "--protocols", nargs="+", metavar="NAME", help="these instead of the run's own, e.g. knn calibration pgd"
+    )
+    evaluate.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="another setting, e.g. pgd.max_rows=200"
+    )
 
     embed = command(commands, "embed", _embed, "write an encoder's features of a data set to a file")
     embed.add_argument("run", metavar="RUN", help="the run's folder")
@@ -149,10 +155,30 @@ def _is_run(path: str) -> bool:
 
 
 def _eval(arguments: argparse.Namespace) -> None:
+    from kinfolk.evals import FeatureCache
     from kinfolk.train import evaluate_run
 
     source = None if arguments.data is None else _other_data(arguments.run, arguments.data)
-    _print_table([record.to_dict() for record in evaluate_run(arguments.run, source=source)])
+    records = evaluate_run(arguments.run, source=source, evaluation=_evaluation(arguments), cache=FeatureCache())
+    _print_table([record.to_dict() for record in records])
+
+
+def _evaluation(arguments: argparse.Namespace) -> Any:
+    """The run's evaluation with the protocols and settings of the command line; None where it names none."""
+    from kinfolk.recipes import with_field
+    from kinfolk.train import load_config
+
+    changes = [text.partition("=") for text in arguments.set]
+    if any(not equals for _, equals, _ in changes):
+        arguments.parser.error(f"--set takes FIELD=VALUE; found {' '.join(arguments.set)!r}")
+    if arguments.protocols:
+        changes.append(("protocols", "=", f"[{', '.join(arguments.protocols)}]"))
+    if not changes:
+        return None
+    config = load_config(arguments.run)
+    for field, _, text in changes:
+        config = with_field(config, f"evaluation.{field.replace('-', '_')}", text)
+    return config.evaluation
 
 
 def _embed(arguments: argparse.Namespace) -> None:

@@ -7,7 +7,6 @@ from kinfolk.compare.config import ComparisonConfig as ComparisonConfig
 from kinfolk.compare.config import Contender as Contender
 from kinfolk.compare.config import Variation as Variation
 from kinfolk.compare.config import contender as contender
-from kinfolk.compare.config import with_field as with_field
 from kinfolk.compare.results import Comparison as Comparison
 from kinfolk.compare.results import Cost as Cost
 from kinfolk.compare.results import Result as Result
@@ -23,5 +22,4 @@ __all__ = [
     "contender",
     "describe_plan",
     "read_config",
-    "with_field",
 ]

@@ -48,8 +48,9 @@ def compare(
 
     The folder holds ``comparison.yaml``, ordinary runs under ``runs/CONTENDER/[SETTING/]seed-S``, and at the end
     ``README.md``, pictures and ``results.json``. A run that is finished there is never repeated, one that was begun is
-    continued from its checkpoint; so an interrupted comparison is started again with the same call, and a larger one,
-    with more seeds, contenders or values, runs only what is new.
+    continued from its checkpoint, and one that was measured by other protocols is measured again. So an interrupted
+    comparison is started again with the same call, and a larger one runs only the seeds, contenders or values that are
+    new.
 
     Args:
         config: what is compared.

@@ -5,13 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass, replace
-from typing import Any
 
-import yaml
-
-from kinfolk.recipes import PARTS, RECIPES, part_config, recipe, source_config
+from kinfolk.recipes import RECIPES, recipe, with_field
 from kinfolk.train import TrainConfig, load_config
-from kinfolk.train.serialization import decode, encode
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,+_()-]*")
 
@@ -159,58 +155,6 @@ def contender(text: str) -> Contender:
             raise ValueError(f"{first}: changes are written field=value; found {change!r}")
         config = with_field(config, field, value)
     return Contender(name or (origin.split("-")[0] if origin in RECIPES else config.method.kind), config)
-
-
-def with_field(config: TrainConfig, field: str, text: str) -> TrainConfig:
-    """Return a config with one field changed.
-
-    Args:
-        config: a run's config.
-        field: a dotted name, ``data``, or a part. For ``data`` the text is what ``--data`` takes; for a part it is
-            ``KIND NAME=VALUE ...`` or, for ``derived`` and ``relation``, ``none``. What is derived comes after what
-            the config derives already.
-        text: the value in YAML's form: ``0.1``, ``true``, ``[knn, geometry]``.
-
-    Raises:
-        ValueError: for a field that does not exist, or a value of the wrong type.
-
-    Example:
-        >>> from kinfolk.recipes import recipe
-        >>> with_field(recipe("simclr-digits"), "method.temperature", "0.5").method.temperature
-        0.5
-        >>> with_field(recipe("simclr-digits"), "derived", "few-labels per_class=3").derived[0].per_class
-        3
-    """
-    field = field.replace("-", "_")
-    if field == "data":
-        return replace(config, source=source_config(text))
-    if field == "derived":
-        return config if text == "none" else replace(config, derived=(*config.derived, part_config(field, text)))
-    if field == "relation" and text == "none":
-        return replace(config, relation=None)
-    if field in PARTS:
-        return replace(config, **{field: part_config(field, text)})
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ValueError(f"the value in {field}={text} is no YAML; a list is [1, 2]") from None
-    data: dict[str, Any] = encode(config)
-    place: Any = data
-    *parents, leaf = field.split(".")
-    for depth, parent in enumerate(parents):
-        if isinstance(place, list) and parent.isdecimal() and int(parent) < len(place):
-            place = place[int(parent)]
-        elif isinstance(place, dict) and isinstance(place.get(parent), dict | list):
-            place = place[parent]
-        else:
-            raise ValueError(f"{field} cannot be set: there is no {'.'.join(parents[: depth + 1])} with fields here")
-    if isinstance(place, list):
-        if not leaf.isdecimal() or int(leaf) >= len(place):
-            raise ValueError(f"{field} cannot be set: {'.'.join(parents)} is a list of {len(place)}")
-        place[int(leaf)] = value
-    else:
-        place[leaf] = value
-    return decode(TrainConfig, data)
 
 
 def folder_name(text: str) -> str:

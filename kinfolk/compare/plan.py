@@ -15,7 +15,7 @@ from kinfolk.train.batches import make_sampler, training_length, views_per_step
 from kinfolk.train.config import differences
 from kinfolk.train.serialization import encode, flatten
 
-Status = Literal["finished", "begun", "missing"]
+Status = Literal["finished", "measured otherwise", "begun", "missing"]
 
 # What must be the same for all contenders at one setting; everything else is what a method may need of its own.
 _SHARED = ("source", "derived", "encoder", "evaluation", "precision")
@@ -102,7 +102,7 @@ def planned_references(config: ComparisonConfig, folder: Path) -> tuple[PlannedR
 
 
 def status(run: PlannedRun) -> Status:
-    """How far a run has come.
+    """How far a run has come; "measured otherwise" when only its evaluation has other settings by now.
 
     Raises:
         ValueError: when its folder holds a run with another config; the message names the fields.
@@ -110,12 +110,15 @@ def status(run: PlannedRun) -> Status:
     there = Run(run.folder)
     if not there.config_file.is_file():
         return "missing"
-    if changed := differences(there.config_file.read_text(encoding="utf-8"), run.config):
-        raise ValueError(
-            f"{run.folder} holds a run with other settings: {'; '.join(changed)}. Give the comparison another folder,"
-            " or the settings that it was begun with."
-        )
-    return "finished" if there.is_finished else "begun"
+    changed = differences(there.config_file.read_text(encoding="utf-8"), run.config)
+    if not changed:
+        return "finished" if there.is_finished else "begun"
+    if there.is_finished and all(line.startswith("evaluation.") for line in changed):
+        return "measured otherwise"
+    raise ValueError(
+        f"{run.folder} holds a run with other settings: {'; '.join(changed)}. Give the comparison another folder,"
+        " or the settings that it was begun with."
+    )
 
 
 def check_comparable(config: ComparisonConfig, runs: Sequence[PlannedRun], steps: Mapping[str, int]) -> None:

@@ -14,8 +14,10 @@ from typing import IO
 
 from kinfolk import distributed
 from kinfolk.compare.plan import PlannedReference, PlannedRun, status
-from kinfolk.train import fit
-from kinfolk.train.evaluation import measure, write_records
+from kinfolk.evals import FeatureCache
+from kinfolk.train import Run, fit, load_encoder, to_yaml
+from kinfolk.train.evaluation import measure, write_evaluation
+from kinfolk.train.files import write_text
 from kinfolk.train.processes import on_first_rank
 
 Task = PlannedRun | PlannedReference
@@ -43,13 +45,24 @@ def perform(task: Task) -> None:
     if is_done(task):
         return
     if isinstance(task, PlannedReference):
-        on_first_rank(lambda: write_records(task.file, measure(task.config, None, task.config.load())))
+        on_first_rank(lambda: write_evaluation(task.file, measure(task.config, None, task.config.load())))
         return
-    begun = status(task) == "begun"
-    if not begun and distributed.rank() == 0 and task.folder.is_dir():
+    stage = status(task)
+    if stage == "measured otherwise":
+        on_first_rank(lambda: _measure_again(task))
+        return
+    if stage == "missing" and distributed.rank() == 0 and task.folder.is_dir():
         for leftover in task.folder.glob(".*.partial*"):  # killed while it wrote its very first file
             leftover.unlink()
-    fit(task.config, out=task.folder, resume=begun)
+    fit(task.config, out=task.folder, resume=stage == "begun")
+
+
+def _measure_again(run: PlannedRun) -> None:
+    """Evaluate a trained encoder by the protocols that are asked for now; the config follows when that is done."""
+    there = Run(run.folder)
+    found = measure(run.config, load_encoder(there), run.config.load(), cache=FeatureCache())
+    write_evaluation(there.evals_file, found)
+    write_text(there.config_file, to_yaml(run.config))
 
 
 def perform_here(tasks: Sequence[Task], *, report: Callable[[str], None]) -> dict[str, str]:
@@ -158,5 +171,5 @@ def _duration(seconds: float) -> str:
 
 
 def read_records(file: Path) -> list[dict]:
-    """Read what `write_records` wrote."""
+    """Read what `write_evaluation` wrote."""
     return json.loads(file.read_text(encoding="utf-8"))["records"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kinfolk.compare.comparison import read_config
 from kinfolk.compare.plan import planned_references, planned_runs
-from kinfolk.compare.runner import LOCKED, claimed, perform
+from kinfolk.compare.runner import LOCKED, Task, claimed, perform
 
 _PATIENCE_SECONDS = 2.0
 
@@ -20,12 +20,13 @@ def main(folder: Path, key: str) -> int:
         0, or `LOCKED` after some seconds when the task is another process's.
     """
     config = read_config(folder)
-    tasks = {task.key: task for task in (*planned_references(config, folder), *planned_runs(config, folder))}
-    with claimed(folder, tasks[key]) as ours:
+    tasks: list[Task] = [*planned_references(config, folder), *planned_runs(config, folder)]
+    task = next(task for task in tasks if task.key == key)
+    with claimed(folder, task) as ours:
         if not ours:
             time.sleep(_PATIENCE_SECONDS)
             return LOCKED
-        perform(tasks[key])
+        perform(task)
     return 0
 
 

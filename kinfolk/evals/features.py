@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from kinfolk.data.sources.columns import take_columns
 from kinfolk.data.views.table import unaugmented
+from kinfolk.distributed import world_size
+from kinfolk.evals.rank_share import computed_over_ranks
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
@@ -21,7 +23,10 @@ if TYPE_CHECKING:
     from kinfolk.data.sources import Source
     from kinfolk.data.views import ViewMaker
     from kinfolk.data.views.table import TableViewMaker
+    from kinfolk.evals.feature_cache import FeatureCache
+    from kinfolk.evals.linear_probe import LinearHead, LinearProbe
 
+_COLUMNS = ("ids", "labels", "groups", "bias_labels")  # what features carry beside their rows
 _log = logging.getLogger(__name__)
 
 
@@ -166,6 +171,7 @@ class FeatureSplits:
     train: Features
     test: Features
     view_pair: tuple[Tensor, Tensor] | None = None
+    _heads: dict[LinearProbe, LinearHead] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.train.dim != self.test.dim:
@@ -189,7 +195,19 @@ class FeatureSplits:
         Raises:
             ValueError: when a split has no labelled row.
         """
-        return replace(self, train=self.train.labelled(), test=self.test.labelled())
+        found = replace(self, train=self.train.labelled(), test=self.test.labelled())
+        object.__setattr__(found, "_heads", self._heads)  # shared: a head knows labelled rows only
+        return found
+
+    def head(self, probe: LinearProbe) -> LinearHead:
+        """The linear classifier on the training rows, fitted once for all that ask with these settings.
+
+        Raises:
+            ValueError: when no training row is labelled.
+        """
+        if probe not in self._heads:
+            self._heads[probe] = probe.fit(self.train)
+        return self._heads[probe]
 
     def _check_shared_ids(self) -> None:
         """Two splits that both count from 0 would have every test row's namesake taken for the row itself."""
@@ -212,10 +230,16 @@ def extract(
     batch_size: int = 256,
     device: torch.device | str | None = None,
     indices: Tensor | None = None,
+    cache: FeatureCache | None = None,
+    over_ranks: bool = False,
 ) -> Features:
     """Encode a source without augmentation, in evaluation mode and without gradient.
 
     Every submodule's mode and the encoder's device are as before afterwards.
+
+    Over ranks, every one encodes its share of the batches and all return all features. The batches are those of one
+    process, so the features have the same bits. Every rank makes the same number of forward passes, as a sharded
+    encoder needs: ranks that run out of batches repeat the last one, and its rows are removed again by id.
 
     Args:
         encoder: any module from float images `[b, C, H, W]` in [0, 1], or a table's rows `[b, F, 1, 1]`, to `[b, d]`.
@@ -223,28 +247,42 @@ def extract(
         batch_size: images per forward pass; it never changes the result beyond rounding.
         device: where to compute; None stays where the encoder's first parameter is.
         indices: int64 positions in the source; None takes all.
+        cache: features on disk, which spare the encoder's work a second time; None keeps nothing.
+        over_ranks: whether the ranks of a process group share the work; all of them must then make this call, with the
+            same encoder and source. With a single process it changes nothing.
 
     Returns:
-        Features on the CPU.
+        Features on the CPU, the same on every rank.
 
     Raises:
         ValueError: for an empty source, an encoder that does not give one row per image, features that are not
-            finite.
+            finite; over ranks, on every one, when they were given other sources or settings.
+        RuntimeError: over ranks, when another rank could not encode its share.
     """
-    rows, known = [], []
-    with _frozen(encoder, device) as place:
-        for batch in _batches(source, indices, batch_size):
-            rows.append(_encode(encoder, unaugmented(batch["images"].to(place))))
-            known.append({name: batch[name] for name in ("ids", "labels", "groups", "bias_labels") if name in batch})
-    ids, *columns = (_joined(known, name) for name in ("ids", "labels", "groups", "bias_labels"))
-    assert ids is not None
-    return Features.from_rows(torch.cat(rows), ids, columns[0], groups=columns[1], bias_labels=columns[2])
+    parts = _parts(source, indices, batch_size)
+
+    def encoded(mine: Sequence[Tensor]) -> dict[str, Tensor]:
+        with _encoding(encoder, device, cache) as (_, encode):
+            return _joined(
+                {"rows": encode(batch["images"]), **{name: batch[name] for name in _COLUMNS if name in batch}}
+                for batch in _batches(source, mine)
+            )
+
+    if over_ranks and world_size() > 1:
+        names = ("rows", *_COLUMNS)
+        found = computed_over_ranks(encoded, parts, names=names, device=_home(encoder, device))
+    else:
+        found = encoded(parts)
+    if not found:
+        raise ValueError(f"none of the {sum(map(len, parts))} samples of {source.name!r} can be read.")
+    return Features.from_rows(**found)
 
 
-def _joined(batches: Sequence[Mapping[str, Tensor]], name: str) -> Tensor | None:
-    """A column over all batches, None where some lack it."""
-    parts = [batch[name] for batch in batches if name in batch]
-    return torch.cat(parts) if len(parts) == len(batches) else None
+def _joined(batches: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """One tensor for every column that all batches have."""
+    found = list(batches)
+    everywhere = [name for name in found[0] if all(name in batch for batch in found)] if found else []
+    return {name: torch.cat([batch[name] for batch in found]) for name in everywhere}
 
 
 def extract_views(
@@ -255,6 +293,7 @@ def extract_views(
     batch_size: int = 256,
     device: torch.device | str | None = None,
     indices: Tensor | None = None,
+    cache: FeatureCache | None = None,
 ) -> tuple[Float[Tensor, "p d"], Float[Tensor, "p d"]]:
     """Encode two augmented views of every chosen sample, for the alignment of positive pairs.
 
@@ -265,6 +304,7 @@ def extract_views(
         batch_size: samples per forward pass.
         device: as in `extract`.
         indices: int64 positions in the source; None takes all.
+        cache: as in `extract`; the views are made again and only the encoder is spared.
 
     Returns:
         Two float32 `[p, d]` tensors on the CPU, row i of both from one sample.
@@ -273,8 +313,9 @@ def extract_views(
         ValueError: when the view maker gives fewer than two views.
     """
     first, second = [], []
-    with _frozen(encoder, device) as place:
-        for batch in _batches(source, indices, batch_size):
+    parts = _parts(source, indices, batch_size)
+    with _encoding(encoder, device, cache) as (place, encode):
+        for batch in _batches(source, parts):
             views = view_maker.of_batch(
                 {name: value.to(place) for name, value in batch.items() if isinstance(value, Tensor)}, epoch=0
             )
@@ -282,8 +323,8 @@ def extract_views(
                 raise ValueError(
                     f"alignment needs two views of a sample, the view maker gives {len(views)}; set count=2."
                 )
-            first.append(_encode(encoder, views[0]))
-            second.append(_encode(encoder, views[1]))
+            first.append(encode(views[0]))
+            second.append(encode(views[1]))
     return torch.cat(first), torch.cat(second)
 
 
@@ -303,13 +344,18 @@ def _check_shapes(rows: Tensor, ids: Tensor, columns: Mapping[str, Tensor | None
         raise TypeError(f"features must be float32, got {rows.dtype}; Features.from_rows casts.")
 
 
-def _batches(source: Source, indices: Tensor | None, batch_size: int) -> Iterator[dict]:
+def _parts(source: Source, indices: Tensor | None, batch_size: int) -> tuple[Tensor, ...]:
+    """Positions in the source, batch by batch."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
     chosen = torch.arange(len(source)) if indices is None else indices
     if len(chosen) == 0:
         raise ValueError(f"there is nothing to encode: source {source.name!r} gives no sample here.")
-    for part in chosen.split(batch_size):
+    return chosen.split(batch_size)
+
+
+def _batches(source: Source, parts: Sequence[Tensor]) -> Iterator[dict]:
+    for part in parts:
         batch = source.fetch(part)
         if batch.pop("skipped", None) is None:
             yield batch
@@ -331,13 +377,19 @@ def _encode(encoder: nn.Module, images: Tensor) -> Tensor:
     return rows.float().cpu()
 
 
+def _home(encoder: nn.Module, device: torch.device | str | None) -> torch.device:
+    """Where an encoder computes: the given device, or where it lies."""
+    if device is not None:
+        return torch.device(device)
+    held = next(chain(encoder.parameters(), encoder.buffers()), None)
+    return torch.device("cpu") if held is None else held.device
+
+
 @contextmanager
 def _frozen(encoder: nn.Module, device: torch.device | str | None) -> Iterator[torch.device]:
     """Evaluation mode, no gradient, on the device; everything is put back afterwards."""
     modes = {module: module.training for module in encoder.modules()}
-    held = next(chain(encoder.parameters(), encoder.buffers()), None)
-    home = torch.device("cpu") if held is None else held.device
-    place = home if device is None else torch.device(device)
+    home, place = _home(encoder, None), _home(encoder, device)
     encoder.eval().to(place)
     try:
         with torch.no_grad():
@@ -346,3 +398,18 @@ def _frozen(encoder: nn.Module, device: torch.device | str | None) -> Iterator[t
         encoder.to(home)
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def _encoding(
+    encoder: nn.Module, device: torch.device | str | None, cache: FeatureCache | None
+) -> Iterator[tuple[torch.device, Callable[[Tensor], Tensor]]]:
+    """Where the frozen encoder computes, and the function from images to features, which may look on disk first."""
+    with _frozen(encoder, device) as place:
+
+        def encode(images: Tensor) -> Tensor:
+            return _encode(encoder, unaugmented(images.to(place)))
+
+        remembered = nullcontext(encode) if cache is None else cache.around(encode, encoder=encoder, device=place)
+        with remembered as encode_or_read:
+            yield place, encode_or_read

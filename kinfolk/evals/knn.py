@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from kinfolk.evals.class_accuracy import accuracies
 from kinfolk.evals.neighbours import nearest, normalised
-from kinfolk.evals.protocol import FeatureEvaluator, Measurement
+from kinfolk.evals.protocol import FeatureEvaluator, Measurement, accuracy
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
@@ -27,6 +28,10 @@ class KNN(FeatureEvaluator):
     set, by id, never votes for itself; one left without any neighbour counts as an error, and so does a class that the
     training set does not have. Equal scores go to the lower class index.
 
+    Precision@1 is the share of test rows whose single nearest training row is of their class, equally near ones to the
+    lower id. It comes from the same search, and it is the number to read where classes are smaller than k: there the
+    vote is between classes that mostly cannot win it.
+
     Args:
         k: neighbours that vote, at least 1.
         temperature: of the votes, > 0; small means that only the nearest count.
@@ -39,7 +44,7 @@ class KNN(FeatureEvaluator):
         >>> train = Features.from_rows(torch.eye(2), torch.arange(2), torch.tensor([0, 1]))
         >>> test = Features.from_rows(torch.tensor([[0.9, 0.1]]), torch.tensor([2]), torch.tensor([0]))
         >>> [(m.name, m.value) for m in KNN().run(FeatureSplits(train, test))]
-        [('accuracy', 1.0)]
+        [('accuracy', 1.0), ('balanced accuracy', 1.0), ('precision@1', 1.0)]
     """
 
     k: int = 200
@@ -56,12 +61,16 @@ class KNN(FeatureEvaluator):
             raise ValueError(f"temperature must be positive, got {self.temperature}; 0.07 is the default.")
 
     def run(self, features: FeatureSplits) -> Iterator[Measurement]:
-        """Yield the accuracy on the test rows."""
+        """Yield accuracy, balanced accuracy with that of every class, and precision@1 on the test rows."""
         splits = features.labelled()
-        predicted = self.predict(splits.train, splits.test)
+        assert splits.train.labels is not None
         assert splits.test.labels is not None
-        accuracy = (predicted == splits.test.labels).double().mean().item()
-        yield Measurement("accuracy", accuracy, better="higher", details={"k_used": self.k_for(len(splits.train))})
+        cosines, found = self._nearest(splits.train, splits.test)
+        voted = self._voted(splits.train.labels, cosines, found)
+        details = {"k_used": self.k_for(len(splits.train))}
+        yield from accuracies(voted, splits.test.labels, details=details)
+        first = torch.where(found[:, 0] >= 0, splits.train.labels[found[:, 0].clamp(min=0)], -1)
+        yield Measurement("precision@1", accuracy(first, splits.test.labels), better="higher", details=details)
 
     def k_for(self, n_train: int) -> int:
         """The k in use with so many training rows: `min(k, n_train / 2)`, at least 1."""
@@ -77,19 +86,20 @@ class KNN(FeatureEvaluator):
         """
         train = train.labelled()
         assert train.labels is not None
-        classes, train_class = torch.unique(train.labels, return_inverse=True)
-        cosines, indices = nearest(
-            normalised(test.rows),
-            normalised(train.rows),
-            k=self.k_for(len(train)),
-            exclude=train.positions(test.ids),
-            tile=tile,
-        )
+        return self._voted(train.labels, *self._nearest(train, test, tile=tile))
+
+    def _nearest(self, train: Features, test: Features, *, tile: int | None = None) -> tuple[Tensor, Tensor]:
+        """Cosines and training positions of every test row's k nearest; a row is no neighbour of itself."""
+        queries, keys = normalised(test.rows), normalised(train.rows)
+        return nearest(queries, keys, k=self.k_for(len(train)), exclude=train.positions(test.ids), tile=tile)
+
+    def _voted(self, labels: Tensor, cosines: Tensor, found: Tensor) -> Tensor:
+        classes, train_class = torch.unique(labels, return_inverse=True)
         # Shifted by the nearest cosine: the shift cancels in the comparison and a small temperature cannot overflow.
         weights = ((cosines - cosines[:, :1].clamp(min=-1)) / self.temperature).exp()
-        scores = torch.zeros(len(test), len(classes), dtype=torch.float64, device=weights.device)
-        scores.scatter_add_(1, train_class[indices.clamp(min=0)], weights)
-        return torch.where(indices[:, 0] >= 0, classes[_lowest_best(scores)], -1)
+        scores = torch.zeros(len(found), len(classes), dtype=torch.float64, device=weights.device)
+        scores.scatter_add_(1, train_class[found.clamp(min=0)], weights)
+        return torch.where(found[:, 0] >= 0, classes[_lowest_best(scores)], -1)
 
 
 def _lowest_best(scores: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from kinfolk.evals.class_accuracy import accuracies
 from kinfolk.evals.logistic import LogisticModel, LogisticProblem, Standardiser
-from kinfolk.evals.protocol import FeatureEvaluator, Measurement, accuracy
+from kinfolk.evals.protocol import FeatureEvaluator, Measurement
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float64, Int64
@@ -84,7 +85,7 @@ class LinearProbe(FeatureEvaluator):
         >>> rows, labels = torch.arange(20.0)[:, None], torch.arange(20) // 10
         >>> split = Features.from_rows(rows, torch.arange(20), labels)
         >>> [(m.name, m.value) for m in LinearProbe().run(FeatureSplits(split, split))]
-        [('accuracy', 1.0)]
+        [('accuracy', 1.0), ('balanced accuracy', 1.0)]
     """
 
     l2: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -99,18 +100,18 @@ class LinearProbe(FeatureEvaluator):
     normalisation: ClassVar[str] = "standardised by training statistics"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "l2", tuple(self.l2))  # as YAML reads it
         if not self.l2 or not min(self.l2) > 0:
             raise ValueError(f"l2 must be at least one penalty, each positive, got {self.l2}.")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction must lie in (0, 1), got {self.validation_fraction}.")
 
     def run(self, features: FeatureSplits) -> Iterator[Measurement]:
-        """Yield the accuracy on the test rows."""
+        """Yield accuracy and balanced accuracy on the test rows, the latter with that of every class."""
         splits = features.labelled()
-        head = self.fit(splits.train)
+        head = splits.head(self)
         assert splits.test.labels is not None
-        right = accuracy(head.predict(splits.test.rows), splits.test.labels)
-        yield Measurement("accuracy", right, better="higher", details=head.details)
+        yield from accuracies(head.predict(splits.test.rows), splits.test.labels, details=head.details)
 
     def fit(self, train: Features) -> LinearHead:
         """Choose the penalty and fit the probe on all labelled rows.
@@ -134,7 +135,7 @@ class LinearProbe(FeatureEvaluator):
     def _selected(self, x: Tensor, y: Tensor, classes: int) -> tuple[float, LogisticModel | None]:
         """The best penalty and its model, a good start for the final fit."""
         penalties = sorted(self.l2, reverse=True)
-        fit, validation = self._cut(y)
+        fit, validation = cut_by_class(y, held_out=self.validation_fraction, seed=self.seed, rows=self.selection_rows)
         if len(validation) == 0 or len(penalties) == 1:
             return penalties[len(penalties) // 2], None
         problem = LogisticProblem(x[fit], y[fit], classes=classes)
@@ -147,16 +148,35 @@ class LinearProbe(FeatureEvaluator):
                 best, best_accuracy = (l2, model), accuracy
         return best
 
-    def _cut(self, y: Int64[Tensor, " n"]) -> tuple[Tensor, Tensor]:
-        """Positions for fitting and for validation; at least one row of every class stays for fitting."""
-        generator = torch.Generator().manual_seed(self.seed)
-        share = min(1.0, self.selection_rows / len(y))
-        fit, validation = [], []
-        for c in range(int(y.max()) + 1):
-            members = torch.nonzero(y == c).squeeze(1)
-            members = members[torch.randperm(len(members), generator=generator).to(members.device)]
-            members = members[: max(1, round(share * len(members)))]
-            held = int(self.validation_fraction * len(members))
-            validation.append(members[:held])
-            fit.append(members[held:])
-        return torch.cat(fit), torch.cat(validation)
+
+def cut_by_class(
+    labels: Int64[Tensor, " n"], *, held_out: float, seed: int, rows: int | None = None
+) -> tuple[Int64[Tensor, " f"], Int64[Tensor, " v"]]:
+    """Cut the training rows class by class into a part to fit on and a part to choose settings with.
+
+    Args:
+        labels: of every row, in 0 to C - 1, each class with at least one row.
+        held_out: share of each class that is held out, rounded down, in (0, 1): a class of one row keeps it for
+            fitting.
+        seed: of the cut.
+        rows: both parts together take about so many rows, the same share of every class; None takes all.
+
+    Returns:
+        Positions for fitting and for validation; the latter are none where every class is too small.
+
+    Example:
+        >>> fit, validation = cut_by_class(torch.arange(20) // 10, held_out=0.2, seed=0)
+        >>> len(fit), len(validation)
+        (16, 4)
+    """
+    generator = torch.Generator().manual_seed(seed)
+    share = 1.0 if rows is None else min(1.0, rows / len(labels))
+    fit, validation = [], []
+    for c in range(int(labels.max()) + 1):
+        members = torch.nonzero(labels == c).squeeze(1)
+        members = members[torch.randperm(len(members), generator=generator).to(members.device)]
+        members = members[: max(1, round(share * len(members)))]
+        held = int(held_out * len(members))
+        validation.append(members[:held])
+        fit.append(members[held:])
+    return torch.cat(fit), torch.cat(validation)

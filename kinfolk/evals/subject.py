@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from kinfolk.evals.feature_cache import FeatureCache
 from kinfolk.evals.features import Features, FeatureSplits, extract
 from kinfolk.evals.linear_probe import LinearHead, LinearProbe
 
@@ -31,6 +32,7 @@ class Subject:
         view_maker: the augmentation of pretraining; None where there is none.
         batch_size: images per forward pass.
         device: where to compute; None stays where the encoder is.
+        cache: features on disk; None keeps nothing.
 
     Example:
         >>> from kinfolk.data import ArraySource
@@ -50,7 +52,7 @@ class Subject:
     view_maker: ViewMaker | TableViewMaker | None = None
     batch_size: int = 256
     device: torch.device | str | None = None
-    _heads: dict[LinearProbe, LinearHead] = field(default_factory=dict, repr=False)
+    cache: FeatureCache | None = None
 
     @classmethod
     def of(
@@ -61,18 +63,20 @@ class Subject:
         train: Source,
         test: Source,
         pretraining: Source | None = None,
+        view_maker: ViewMaker | TableViewMaker | None = None,
         batch_size: int = 256,
         device: torch.device | str | None = None,
+        cache: FeatureCache | None = None,
     ) -> Subject:
         """Extract the features of both sources and put everything together; without view pairs."""
         features = FeatureSplits(
-            extract(encoder, train, batch_size=batch_size, device=device),
-            extract(encoder, test, batch_size=batch_size, device=device),
+            extract(encoder, train, batch_size=batch_size, device=device, cache=cache),
+            extract(encoder, test, batch_size=batch_size, device=device, cache=cache),
         )
-        return cls(name, encoder, features, train, test, pretraining or train, batch_size=batch_size, device=device)
+        return cls(name, encoder, features, train, test, pretraining or train, view_maker, batch_size, device, cache)
 
     def extract(self, source: Source) -> Features:
-        """Encode other images, such as corrupted ones."""
+        """Encode other images, such as corrupted ones; they are not kept on disk."""
         return extract(self.encoder, source, batch_size=self.batch_size, device=self.device)
 
     def head(self, probe: LinearProbe) -> LinearHead:
@@ -81,9 +85,7 @@ class Subject:
         Raises:
             ValueError: when no training row is labelled.
         """
-        if probe not in self._heads:
-            self._heads[probe] = probe.fit(self.features.train)
-        return self._heads[probe]
+        return self.features.head(probe)
 
     def classifier(self, probe: LinearProbe) -> nn.Sequential:
         """Encoder and head as one module from images to logits, through which gradients flow to the images.

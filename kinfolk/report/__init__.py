@@ -10,6 +10,7 @@ from kinfolk.report.neighbours import draw_neighbours as draw_neighbours
 from kinfolk.report.neighbours import nearest as nearest
 from kinfolk.report.overview import draw_overview as draw_overview
 from kinfolk.report.overview import overview as overview
+from kinfolk.report.reliability import write_reliability as write_reliability
 from kinfolk.report.report import write_report as write_report
 from kinfolk.report.similarities import draw_similarities as draw_similarities
 from kinfolk.report.similarities import rank_agreement as rank_agreement
@@ -29,5 +30,6 @@ __all__ = [
     "overview",
     "rank_agreement",
     "series_of",
+    "write_reliability",
     "write_report",
 ]

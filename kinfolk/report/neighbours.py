@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
+from kinfolk.evals.neighbours import nearest as evals_nearest
 from kinfolk.report.embedding_map import unit_rows
 from kinfolk.report.style import (
     FAINT,
@@ -46,10 +48,8 @@ def nearest(features: Num[Array, "n d"], queries: Int[Array, " q"], *, k: int = 
         >>> nearest(np.array([[1.0, 0.0], [0.0, 1.0], [0.9, 0.1]]), np.array([0]), k=3).tolist()
         [[2, 1, -1]]
     """
-    rows, queries = unit_rows(features), to_numpy(queries)
-    scores = rows[queries] @ rows.T
-    scores[np.arange(len(queries)), queries] = -np.inf
-    found = np.argsort(-scores, axis=1, kind="stable")[:, : min(k, len(rows) - 1)]
+    rows, asked = torch.from_numpy(unit_rows(features)), torch.from_numpy(to_numpy(queries)).long()
+    found = evals_nearest(rows[asked], rows, k=k, exclude=asked)[1].numpy()
     return np.pad(found, ((0, 0), (0, k - found.shape[1])), constant_values=-1)
 
 

@@ -15,6 +15,7 @@ from kinfolk.report.embedding_map import draw_map, embed_2d
 from kinfolk.report.material import Material
 from kinfolk.report.neighbours import block_title, draw_neighbours, nearest, same_class
 from kinfolk.report.page import Section, figure_html, missing_html, paragraph_html
+from kinfolk.report.reliability import write_reliability
 from kinfolk.report.sample import Sample, by_class, choose, neighbour_agreement
 from kinfolk.report.similarities import draw_similarities, rank_agreement
 from kinfolk.report.target import OWN_VIEWS, compare_with_target
@@ -26,6 +27,16 @@ if TYPE_CHECKING:
 
 _QUERIES, _NEIGHBOURS, _GRAPH_ROWS = 10, 8, 60
 _WEIGHT_QUERIES, _WEIGHT_SAMPLES = 5, 256
+
+
+def calibration_section(material: Material) -> Section | None:
+    """How often the linear head is right by how sure it is; None where calibration was not measured."""
+    records = [record for row in material.rows for record in row.records.values()]
+    if not any(record["protocol"] == "calibration" for record in records):
+        return None
+    png = write_reliability(records, material.folder / "reliability.png")
+    caption = "Accuracy by confidence of the linear head, as fitted and with one temperature."
+    return Section("calibration", "Calibration", figure_html(png, alt="Reliability diagram.", caption=caption))
 
 
 def map_section(material: Material) -> Section:

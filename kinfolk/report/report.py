@@ -8,7 +8,13 @@ from pathlib import Path
 from kinfolk.methods import CACRConfig
 from kinfolk.report.material import read_material
 from kinfolk.report.page import page_html
-from kinfolk.report.picture_sections import graph_section, map_section, neighbours_section, weights_section
+from kinfolk.report.picture_sections import (
+    calibration_section,
+    graph_section,
+    map_section,
+    neighbours_section,
+    weights_section,
+)
 from kinfolk.report.text_sections import curves_section, evaluation_section, lead, settings_section, summary_section
 from kinfolk.train.files import write_text
 
@@ -41,6 +47,7 @@ def write_report(run: str | os.PathLike[str], *, seed: int = 0) -> Path:
     sections = [
         summary_section(material),
         evaluation_section(material),
+        *filter(None, [calibration_section(material)]),
         curves_section(material),
         map_section(material),
         neighbours_section(material),

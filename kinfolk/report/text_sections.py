@@ -22,7 +22,10 @@ from kinfolk.report.page import (
 )
 from kinfolk.report.table import Row, verdict
 from kinfolk.train import to_yaml
-from kinfolk.train.evaluation import labels_used, left_out
+from kinfolk.train.evaluation import labels_used
+
+# Outcomes too long to read as text; evals.json has them.
+_NO_SETTINGS = ("bin_", "accuracy_by_", "by_")
 
 
 def lead(material: Material) -> str:
@@ -52,12 +55,13 @@ def summary_section(material: Material) -> Section:
     versions = ", ".join(f"{name} {start[name]}" for name in ("kinfolk", "torch") if name in start)
     views = steps * config.batch_size * config.views.count
     kind = "row" if is_table(splits.train) else "image"
+    planned = f"{config.epochs} epochs" if config.image_views is None else f"{config.image_views:,} image views"
     settings = {
         "data": f"{splits.train.name}: {len(splits.train):,} training and {len(splits.test):,} test {kind}s",
         "method": brief(config.method),
         "encoder": brief(config.encoder),
         "optimizer": brief(config.optimizer),
-        "steps": f"{steps:,} of batch size {config.batch_size} ({config.epochs} epochs planned)",
+        "steps": f"{steps:,} of batch size {config.batch_size} ({planned} planned)",
         f"{kind} views": f"{views:,} ({config.views.count} per {kind} and epoch)",
         "labels in pretraining": labels_used(config),
         "training time": "not recorded" if seconds is None else duration(float(seconds)),
@@ -82,7 +86,7 @@ def evaluation_section(material: Material) -> Section:
     if not material.rows:
         hint = f"evals.json is missing or empty; `kinfolk eval {material.run.folder}` writes it."
         return Section("evaluation", title, missing_html(hint))
-    notes = [paragraph_html(f"Note: {note}") for note in left_out(material.config, material.splits)]
+    notes = [paragraph_html(f"Note: {note}") for note in material.run.notes]
     parameters = "\n".join(_parameters(row) for row in material.rows)
     body = [paragraph_html(verdict(material.rows)), evaluation_html(material.rows), *notes]
     return Section("evaluation", title, "".join([*body, details_html("Every protocol parameter", parameters)]))
@@ -91,7 +95,8 @@ def evaluation_section(material: Material) -> Section:
 def _parameters(row: Row) -> str:
     """One line of the trained encoder's record; the baselines differ from it in the feature dimension alone."""
     record = row.records.get("trained") or next(iter(row.records.values()))
-    values = ", ".join(f"{name}={value}" for name, value in (record.get("parameters") or {}).items())
+    parameters = (record.get("parameters") or {}).items()
+    values = ", ".join(f"{name}={value}" for name, value in parameters if not name.startswith(_NO_SETTINGS))
     return f"{row.protocol} {row.metric}: draws={record.get('draws', 1)}, {values}"
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from kinfolk.data import Splits
 from kinfolk.data.sources.table import is_table
-from kinfolk.evals import Record, markdown_table
+from kinfolk.evals import Evaluation, markdown_table
 from kinfolk.train.config import TrainConfig, to_yaml
 from kinfolk.train.files import write_text
 from kinfolk.train.runs import EncoderFile, Run
@@ -19,8 +18,7 @@ def write_card(
     splits: Splits,
     description: EncoderFile,
     *,
-    records: Sequence[Record],
-    notes: Sequence[str],
+    evaluation: Evaluation,
     facts: dict[str, Any],
 ) -> None:
     """Write the run's ``README.md``.
@@ -30,8 +28,7 @@ def write_card(
         config: Its config.
         splits: What it was trained and evaluated on.
         description: The exported encoder.
-        records: The evaluation.
-        notes: What the evaluation left out.
+        evaluation: What was measured, and what was left out.
         facts: Device, precision, versions and training time.
     """
     height, width = description.image_size
@@ -58,7 +55,7 @@ def write_card(
         "",
         f"{len(splits.test)} test {things}; the encoder is frozen and every column stands under the same protocol.",
         "",
-        markdown_table(records, notes=notes),
+        markdown_table(evaluation.records, notes=evaluation.notes),
         "",
         "## Training",
         "",

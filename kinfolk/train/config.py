@@ -9,27 +9,15 @@ from typing import Any, Literal
 import yaml
 
 from kinfolk.data import (
-    ArraysConfig,
     BucketSamplerConfig,
-    CIFARConfig,
     ClassBalancedSamplerConfig,
     ColourSpaceViewsConfig,
-    DigitsConfig,
     DistinctSamplerConfig,
-    EmojiConfig,
-    FashionMNISTConfig,
-    HuggingFaceConfig,
-    IconsConfig,
-    ImageFolderConfig,
-    ImageNetConfig,
     MultiViewsConfig,
     PlainSamplerConfig,
     ShardSamplerConfig,
-    ShardsConfig,
     Splits,
-    STL10Config,
     StreamSource,
-    TableConfig,
     TableViewsConfig,
     ViewsConfig,
 )
@@ -46,6 +34,7 @@ from kinfolk.data.derived import (
 )
 from kinfolk.data.derived.attached import RenderingsConfig, SaliencyConfig
 from kinfolk.data.relations import RelationConfig
+from kinfolk.data.sources.catalogue import SourceConfig
 from kinfolk.evals import EvaluationConfig
 from kinfolk.methods import CACRConfig, MoCoConfig, SimCLRConfig, SupConConfig, XCLRConfig
 from kinfolk.nn import MLPConfig, ResNet18Config, SmallConvConfig, TimmConfig, TransformersConfig
@@ -53,20 +42,6 @@ from kinfolk.train.optimizers import AdamWConfig, SGDConfig
 from kinfolk.train.serialization import decode, encode, flatten
 
 # One union per kind; the command line and the YAML files both read these.
-SourceConfig = (
-    DigitsConfig
-    | FashionMNISTConfig
-    | EmojiConfig
-    | IconsConfig
-    | ImageFolderConfig
-    | ShardsConfig
-    | HuggingFaceConfig
-    | CIFARConfig
-    | STL10Config
-    | ImageNetConfig
-    | ArraysConfig
-    | TableConfig
-)
 DerivedConfig = (
     ImbalancedConfig
     | LabelNoiseConfig

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,28 @@ from torch import nn
 from kinfolk.data import Splits, TableConfig
 from kinfolk.data.sources.table import TableSource
 from kinfolk.data.views.table import make_views
-from kinfolk.evals import Record, evaluate, evaluation_notes, extract
+from kinfolk.evals import Evaluation, EvaluationConfig, FeatureCache, Record, evaluate, extract
 from kinfolk.train.config import SourceConfig, TrainConfig, load_config
 from kinfolk.train.device import resolve_device
 from kinfolk.train.files import atomic_path, write_text
 from kinfolk.train.runs import Run, build_encoder, describe_encoder, load_encoder
 
 
-def evaluate_run(run: str | os.PathLike[str], *, source: SourceConfig | None = None) -> list[Record]:
+def evaluate_run(
+    run: str | os.PathLike[str],
+    *,
+    source: SourceConfig | None = None,
+    evaluation: EvaluationConfig | None = None,
+    cache: FeatureCache | None = None,
+) -> list[Record]:
     """Evaluate a run's exported encoder beside raw pixels and an untrained encoder, and write the records.
 
     Args:
         run: A finished run.
         source: Other data than the run was trained on; its records go to ``evals-KIND.json`` instead of ``evals.json``.
+        evaluation: Other protocols, or other settings, than the run's own. Their records take the place of those of
+            the same protocols; the others stay.
+        cache: Features on disk, which spare the encoder's work a second time; None keeps nothing.
 
     Returns:
         The records, encoder by encoder.
@@ -35,15 +45,20 @@ def evaluate_run(run: str | os.PathLike[str], *, source: SourceConfig | None = N
         ValueError: If the other data's images have another number of channels.
     """
     folder, encoder, config = Path(run), load_encoder(run), load_config(Path(run))
+    if evaluation is not None:
+        config = replace(config, evaluation=evaluation)
     splits = config.load() if source is None else _load_other(config, source)
     _check_channels(run, splits)
-    records = measure(config, encoder, splits)
+    found = measure(config, encoder, splits, cache=cache)
     file = Run(folder).evals_file if source is None else folder / f"evals-{source.kind}.json"
-    write_records(file, records)
-    return records
+    kept = [] if evaluation is None else _of_other_protocols(file, found)
+    write_evaluation(file, Evaluation([*kept, *found.records], found.notes))
+    return found.records
 
 
-def measure(config: TrainConfig, encoder: nn.Module | None, splits: Splits) -> list[Record]:
+def measure(
+    config: TrainConfig, encoder: nn.Module | None, splits: Splits, *, cache: FeatureCache | None = None
+) -> Evaluation:
     """Run the config's protocols on an encoder and the baselines; the untrained one has the run's initial weights."""
     return evaluate(
         encoder,
@@ -53,15 +68,7 @@ def measure(config: TrainConfig, encoder: nn.Module | None, splits: Splits) -> l
         view_maker=make_views(config.views, splits.train, seed=config.seed),
         labels_used=labels_used(config),
         device=resolve_device(config.device),
-    )
-
-
-def left_out(config: TrainConfig, splits: Splits) -> tuple[str, ...]:
-    """What `measure` leaves out of these splits, and why."""
-    return evaluation_notes(
-        splits,
-        config.evaluation,
-        view_maker=make_views(config.views, splits.train, seed=config.seed),
+        cache=cache,
     )
 
 
@@ -71,9 +78,16 @@ def labels_used(config: TrainConfig) -> Any:
     return "all" if "all" in seen or config.sampler.uses_labels else "none"
 
 
-def write_records(file: Path, records: list[Record]) -> None:
-    """Write ``{"records": [...]}``."""
-    write_text(file, json.dumps({"records": [record.to_dict() for record in records]}, indent=1) + "\n")
+def write_evaluation(file: Path, found: Evaluation) -> None:
+    """Write ``{"records": [...], "notes": [...]}``."""
+    data = {"records": [record.to_dict() for record in found.records], "notes": list(found.notes)}
+    write_text(file, json.dumps(data, indent=1) + "\n")
+
+
+def _of_other_protocols(file: Path, found: Evaluation) -> list[Record]:
+    measured = {record.protocol for record in found.records}
+    there = json.loads(file.read_text(encoding="utf-8"))["records"] if file.is_file() else []
+    return [record for record in map(Record.from_dict, there) if record.protocol not in measured]
 
 
 def embed_run(run: str | os.PathLike[str], *, source: SourceConfig, out: str | Path) -> Path:

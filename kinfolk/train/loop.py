@@ -15,13 +15,14 @@ from kinfolk import distributed
 from kinfolk.data import BatchReader, Splits, cached, resident
 from kinfolk.data.counter import counter_seed
 from kinfolk.data.views.table import make_views
+from kinfolk.evals import FeatureCache
 from kinfolk.nn import encoder_dim, synchronise_batch_norm
 from kinfolk.train.batches import Length, make_batch, make_sampler, training_length, views_per_step
 from kinfolk.train.card import write_card
 from kinfolk.train.checkpoint import Position, checkpoints, restore_checkpoint, save_checkpoint, seed_everything
 from kinfolk.train.config import TrainConfig
 from kinfolk.train.device import make_accelerator, peak_memory_mb, prepare, resolve_device, resolve_precision
-from kinfolk.train.evaluation import labels_used, left_out, measure, write_records
+from kinfolk.train.evaluation import labels_used, measure, write_evaluation
 from kinfolk.train.optimizers import cosine_schedule
 from kinfolk.train.processes import average_statistics, gather_names, gather_states, mean_terms, on_first_rank
 from kinfolk.train.runs import (
@@ -214,13 +215,13 @@ def _finish(
     )
     export_encoder(run, encoder, description)
     begun = time.perf_counter()
-    records = measure(config, load_encoder(run), splits)
+    found = measure(config, load_encoder(run), splits, cache=FeatureCache())
     facts = {**facts, "evaluation_seconds": round(time.perf_counter() - begun, 1)}
-    write_records(run.evals_file, records)
-    for record in records:
+    write_evaluation(run.evals_file, found)
+    for record in found.records:
         if record.encoder == "trained":
             metrics.write("eval", step=step, protocol=record.protocol, metric=record.metric, value=record.value)
-    write_card(run, config, splits, description, records=records, notes=left_out(config, splits), facts=facts)
+    write_card(run, config, splits, description, evaluation=found, facts=facts)
     metrics.write("end", step=step, seconds=facts["training_seconds"], evaluation_seconds=facts["evaluation_seconds"],
                   image_views=facts["image_views"], peak_memory_mb=facts["peak_memory_mb"])  # fmt: skip
 

@@ -83,6 +83,11 @@ class Run:
         """The evaluation's records; an empty list before the run was evaluated."""
         return json.loads(self.evals_file.read_text())["records"] if self.evals_file.exists() else []
 
+    @property
+    def notes(self) -> list[str]:
+        """What the evaluation left out, and why."""
+        return json.loads(self.evals_file.read_text()).get("notes", []) if self.evals_file.exists() else []
+
 
 @dataclass(frozen=True)
 class EncoderFile:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kinfolk.compare import ComparisonConfig, Contender, Variation, contender, with_field
+from kinfolk.compare import ComparisonConfig, Contender, Variation, contender
 from kinfolk.compare.plan import check_comparable, differing_fields, planned_references, planned_runs, total_steps
-from kinfolk.recipes import recipe, smoke
+from kinfolk.recipes import recipe, smoke, with_field
 from kinfolk.train import from_yaml, to_yaml
 
 SIMCLR, SUPCON = (Contender(name, smoke(recipe(f"{name}-digits"))) for name in ("simclr", "supcon"))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -14,33 +16,44 @@ from kinfolk.data.sources import ArraySource, DigitsConfig, Splits
 from kinfolk.data.views import ViewMaker, ViewsConfig
 from kinfolk.evals import (
     KNN,
+    Evaluation,
     EvaluationConfig,
     FeatureSplits,
     LinearProbe,
     RawPixels,
     Record,
     Retrieval,
+    Transfer,
     evaluate,
-    evaluation_notes,
     extract,
     format_table,
 )
+from kinfolk.evals.config import Protocol
 from kinfolk.nn import SmallConvConfig
+from kinfolk.recipes import recipe
+from kinfolk.train import from_yaml, to_yaml
 
 ENCODERS = ("trained", "raw pixels", "centred raw pixels", "untrained")
 METRICS = (
     ("kNN", "accuracy"),
+    ("kNN", "balanced accuracy"),
+    ("kNN", "precision@1"),
     ("linear probe", "accuracy"),
+    ("linear probe", "balanced accuracy"),
     ("few labels", "accuracy, 1 per class"),
     ("few labels", "accuracy, 5 per class"),
+    ("few labels", "accuracy, 10 % of labels"),
     ("retrieval", "R@1"),
     ("retrieval", "R@5"),
     ("retrieval", "mAP"),
     ("geometry", "alignment"),
     ("geometry", "uniformity"),
     ("geometry", "effective rank"),
+    ("geometry", "repulsion entropy"),
     ("geometry", "within-class variance"),
     ("geometry", "class margin"),
+    ("geometry", "false negatives, top 10"),
+    ("geometry", "false negatives, top 100"),
 )
 
 
@@ -54,9 +67,13 @@ def encoder(seed: int) -> nn.Module:
     return SmallConvConfig().build(channels=1, image_size=(8, 8))
 
 
-def run(splits: Splits, config: EvaluationConfig, *, views: int | None = 2) -> list[Record]:
+def found_and_noted(splits: Splits, config: EvaluationConfig, *, views: int | None = 2) -> Evaluation:
     maker = None if views is None else ViewMaker(ViewsConfig(count=views, rotation=15.0), seed=0)
     return evaluate(encoder(0), splits, config, untrained=encoder(1), view_maker=maker, labels_used="all")
+
+
+def run(splits: Splits, config: EvaluationConfig, *, views: int | None = 2) -> list[Record]:
+    return found_and_noted(splits, config, views=views).records
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +137,7 @@ def test_known_levels_of_raw_digits(digits: Splits) -> None:
     pixels = RawPixels(channels=1, image_size=(8, 8))
     splits = FeatureSplits(extract(pixels, digits.train), extract(pixels, digits.test))
     assert len(splits.train) == 1437
-    (few,), (many,) = KNN(k=5).run(splits), KNN(k=200).run(splits)
-    (linear,) = LinearProbe().run(splits)
+    few, many, linear = (next(iter(one.run(splits))) for one in (KNN(k=5), KNN(k=200), LinearProbe()))
     found = {m.name: m.value for m in Retrieval().run(splits)}
     assert few.value == pytest.approx(0.958, abs=0.006)
     assert many.value == pytest.approx(0.919, abs=0.006)
@@ -147,23 +163,22 @@ def test_without_labels_only_geometry_is_left_and_the_reason_is_said(digits: Spl
     splits = Splits(without_labels(digits.train), without_labels(digits.test))
     with caplog.at_level(logging.WARNING, logger="kinfolk.evals"):
         records = run(splits, EvaluationConfig.smoke())
-    assert {r.metric for r in records} == {"alignment", "uniformity", "effective rank"}
+    assert {r.metric for r in records} == {"alignment", "uniformity", "effective rank", "repulsion entropy"}
     expected = "left out, since the training split has no labels: kNN, linear probe, few labels, retrieval."
     assert expected in [r.getMessage() for r in caplog.records]
 
 
 def test_labels_of_minus_one_are_no_labels_and_some_are_dropped_and_counted(digits: Splits) -> None:
     unlabelled = torch.full((60,), -1)
-    notes = evaluation_notes(
-        Splits(without_labels(digits.train), without_labels(digits.test, labels=unlabelled)), EvaluationConfig.smoke()
-    )
+    nothing = Splits(without_labels(digits.train), without_labels(digits.test, labels=unlabelled))
+    notes = found_and_noted(nothing, EvaluationConfig.smoke()).notes
     assert any("the test split has no labels" in note for note in notes)
     partly = digits.train.labels[:60].clone()
     partly[::2] = -1
     splits = Splits(without_labels(digits.train, labels=partly), digits.test)
     config = EvaluationConfig(protocols=("knn",))
-    assert evaluation_notes(splits, config) == ("30 of 60 training samples have no label and are dropped from: kNN.",)
-    records = run(splits, config)
+    records, notes = (found := found_and_noted(splits, config)).records, found.notes
+    assert notes == ("30 of 60 training samples have no label and are dropped from: kNN.",)
     assert {r.parameters["unlabelled_dropped"] for r in records} == {30}
     assert {r.parameters["n_train"] for r in records} == {30}
 
@@ -171,14 +186,38 @@ def test_labels_of_minus_one_are_no_labels_and_some_are_dropped_and_counted(digi
 @pytest.mark.parametrize("views", [None, 1])
 def test_without_two_views_alignment_is_left_out(digits: Splits, views: int | None) -> None:
     config = replace(EvaluationConfig.smoke(), protocols=("geometry",))
-    records = run(digits, config, views=views)
-    assert "alignment" not in {r.metric for r in records}
-    assert evaluation_notes(digits, config) == ("left out, since there are no two views of a sample: alignment.",)
+    found = found_and_noted(digits, config, views=views)
+    assert "alignment" not in {r.metric for r in found.records}
+    assert found.notes == ("left out, since there are no two views of a sample: alignment.",)
 
 
 def test_nothing_is_noted_when_nothing_is_left_out(digits: Splits) -> None:
-    maker = ViewMaker(ViewsConfig(), seed=0)
-    assert evaluation_notes(digits, EvaluationConfig(), view_maker=maker) == ()
+    assert found_and_noted(digits, EvaluationConfig.smoke()).notes == ()
+
+
+def test_every_protocol_runs_or_says_what_the_data_lack(digits: Splits) -> None:
+    protocols = get_args(Protocol)
+    elsewhere = Transfer(targets=(DigitsConfig(),), max_train_rows=60, max_test_rows=30)
+    config = replace(EvaluationConfig.smoke().of(*protocols), transfer=elsewhere)
+    found = found_and_noted(digits, config)
+    assert found.notes == (
+        "left out, since the test split has no groups and no bias_labels: cross-hand retrieval.",
+        "left out, since the test split has no bias_labels: bias.",
+        "left out, since there are no novel classes: open world.",
+        "left out, since there are no masks: background shift.",
+        "left out, since there are no masks: attribution.",
+    )
+    left_out = {"cross-hand retrieval", "bias", "open world", "background shift", "attribution"}
+    everyone = {evaluator.protocol for evaluator in config.evaluators()}
+    for name in ENCODERS:
+        assert {r.protocol for r in found.records if r.encoder == name} == everyone - left_out
+    assert all(math.isfinite(r.value) for r in found.records)
+    json.dumps([r.to_dict() for r in found.records], allow_nan=False)
+
+
+def test_the_whole_evaluation_round_trips_through_yaml() -> None:
+    config = replace(recipe("simclr-digits"), evaluation=EvaluationConfig.smoke().of(*get_args(Protocol)))
+    assert from_yaml(to_yaml(config)) == config
 
 
 def test_encoders_keep_their_state_and_mode(digits: Splits) -> None:

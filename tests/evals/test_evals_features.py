@@ -69,6 +69,13 @@ def test_neither_batch_size_nor_order_changes_the_features(batch_size: int) -> N
     assert torch.equal(found.labels, expected.labels)
 
 
+def test_over_ranks_means_nothing_to_a_single_process() -> None:
+    encoder, source = small_encoder(), ArraySource(images(7), labels=torch.arange(7) % 2)
+    alone, asked = (extract(encoder, source, batch_size=3, over_ranks=flag) for flag in (False, True))
+    assert torch.equal(alone.rows, asked.rows)
+    assert torch.equal(alone.labels, asked.labels)
+
+
 def test_duplicates_by_id_are_removed() -> None:
     source = ArraySource(images(4), ids=torch.tensor([10, 3, 7, 5]))
     features = extract(RawPixels(channels=1, image_size=(8, 8)), source, indices=torch.tensor([0, 1, 0, 3, 1]))

@@ -1,4 +1,4 @@
-"""The linear probe, the probe on few labels, and the logistic regression they share."""
+"""The linear probe, the accuracies it reports, and the logistic regression under it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import pytest
 import scipy.stats
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score, recall_score
 from sklearn.preprocessing import StandardScaler
 
-from kinfolk.evals import Features, FeatureSplits, FewLabelProbe, LinearProbe, Measurement
-from kinfolk.evals.few_label_probe import draw_per_class
+from kinfolk.evals import Features, FeatureSplits, LinearProbe, Measurement
+from kinfolk.evals.class_accuracy import accuracies, accuracy_by_group
+from kinfolk.evals.linear_probe import cut_by_class
 from kinfolk.evals.logistic import LogisticProblem, Standardiser
 
 
@@ -36,8 +38,8 @@ def splits(n: int = 400, *, d: int = 6, classes: int = 4, n_test: int = 200) -> 
 
 
 def accuracy(evaluator: LinearProbe, data: FeatureSplits) -> Measurement:
-    (found,) = evaluator.run(data)
-    assert found.name == "accuracy"
+    found, balanced = evaluator.run(data)
+    assert [found.name, balanced.name] == ["accuracy", "balanced accuracy"]
     return found
 
 
@@ -194,7 +196,82 @@ def test_unlabelled_rows_are_dropped() -> None:
     dropped = FeatureSplits(Features(data.train.rows[keep], data.train.ids[keep], labels[keep]), data.test)
     with_unlabelled = FeatureSplits(features(data.train.rows, labels), data.test)
     assert accuracy(LinearProbe(), with_unlabelled) == accuracy(LinearProbe(), dropped)
-    assert list(FewLabelProbe().run(with_unlabelled)) == list(FewLabelProbe().run(dropped))
+
+
+def test_accuracies_of_classes_are_scikit_learns() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0] * 50 + [2] * 5 + [9] * 20)  # imbalanced, with gaps
+    predicted = torch.where(torch.rand(75, generator=generator) < 0.6, labels, labels.roll(30))
+    plain, balanced = accuracies(predicted, labels, details={"k": 3})
+    assert plain.value == pytest.approx((predicted == labels).double().mean().item())
+    assert plain.details == {"k": 3}
+    assert balanced.value == pytest.approx(balanced_accuracy_score(labels.numpy(), predicted.numpy()))
+    by_class = dict(zip("029", recall_score(labels.numpy(), predicted.numpy(), average=None), strict=True))
+    assert balanced.details["accuracy_by_class"] == pytest.approx(by_class)
+    assert balanced.details["k"] == 3
+    assert balanced.better == "higher"
+
+
+def test_a_predicted_class_that_the_test_lacks_is_only_an_error() -> None:
+    plain, balanced = accuracies(torch.tensor([-1, 4, 7, 7]), torch.tensor([4, 4, 7, 7]), details={})
+    assert (plain.value, balanced.value) == (0.75, 0.75)
+    assert balanced.details["accuracy_by_class"] == {"4": 0.5, "7": 1.0}
+
+
+def test_classes_are_listed_up_to_200() -> None:
+    for count, listed in ((200, True), (201, False)):
+        labels = torch.arange(count)
+        _, balanced = accuracies(labels, labels, details={})
+        assert balanced.value == 1.0
+        assert ("accuracy_by_class" in balanced.details) == listed
+
+
+def test_accuracy_by_group_is_the_loop() -> None:
+    generator = torch.Generator().manual_seed(3)
+    labels, predicted, groups = (torch.randint(0, high, (60,), generator=generator) for high in (3, 3, 7))
+    present, values, sizes = accuracy_by_group(predicted, labels, groups * 5 - 2)
+    for group, value, size in zip(present.tolist(), values.tolist(), sizes.tolist(), strict=True):
+        rows = [i for i in range(60) if int(groups[i]) * 5 - 2 == group]
+        assert size == len(rows)
+        assert value == pytest.approx(np.mean([int(predicted[i]) == int(labels[i]) for i in rows]))
+    assert int(sizes.sum()) == 60
+
+
+def test_the_probe_reports_every_class_and_their_mean() -> None:
+    data = splits()
+    plain, balanced = LinearProbe().run(data)
+    head = LinearProbe().fit(data.train)
+    predicted = head.predict(data.test.rows)
+    assert balanced.value == pytest.approx(balanced_accuracy_score(data.test.labels.numpy(), predicted.numpy()))
+    assert set(balanced.details["accuracy_by_class"]) == {"0", "1", "2", "3"}
+    assert plain.details == head.details
+
+
+def test_rare_test_classes_move_balanced_accuracy_only() -> None:
+    """A constant predictor on 9 to 1: accuracy 0.9, balanced accuracy chance."""
+    labels = torch.tensor([0] * 90 + [1] * 10)
+    data = FeatureSplits(features(torch.ones(100, 2), labels), features(torch.ones(100, 2), labels, first_id=500))
+    plain, balanced = LinearProbe().run(data)
+    assert (plain.value, balanced.value) == (0.9, 0.5)
+
+
+@pytest.mark.parametrize("held_out", [0.2, 0.5])
+def test_a_cut_takes_its_share_of_every_class_and_loses_no_row(held_out: float) -> None:
+    labels = torch.tensor([0] * 20 + [1] * 5 + [2] * 1)
+    fit, validation = cut_by_class(labels, held_out=held_out, seed=0)
+    assert torch.cat([fit, validation]).sort().values.tolist() == list(range(26))
+    assert labels[validation].bincount(minlength=3).tolist() == [int(held_out * n) for n in (20, 5, 1)]
+    again, _ = cut_by_class(labels, held_out=held_out, seed=0)
+    other, _ = cut_by_class(labels, held_out=held_out, seed=1)
+    assert torch.equal(fit, again)
+    assert not torch.equal(fit, other)
+
+
+def test_a_cut_of_a_part_keeps_the_ratio_of_the_classes() -> None:
+    labels = torch.tensor([0] * 400 + [1] * 100)
+    fit, validation = cut_by_class(labels, held_out=0.2, seed=0, rows=100)
+    assert labels[fit].bincount().tolist() == [64, 16]
+    assert labels[validation].bincount().tolist() == [16, 4]
 
 
 def test_speed_allows_large_sets() -> None:
@@ -203,31 +280,6 @@ def test_speed_allows_large_sets() -> None:
     start = time.perf_counter()
     accuracy(LinearProbe(), data)
     assert time.perf_counter() - start < 30
-
-
-def test_draws_take_what_is_asked_are_nested_and_differ_by_seed() -> None:
-    labels = torch.tensor([0] * 20 + [1] * 3 + [4] * 30)
-    draw = {count: draw_per_class(labels, count, seed=0) for count in (1, 5, 10)}
-    assert labels[draw[1]].tolist() == [0, 1, 4]
-    assert labels[draw[5]].bincount().tolist() == [5, 3, 0, 0, 5]  # class 1 gives all it has
-    assert set(draw[1].tolist()) <= set(draw[5].tolist()) <= set(draw[10].tolist())
-    assert not torch.equal(draw_per_class(labels, 5, seed=1), draw[5])
-
-
-def test_few_labels_are_logistic_regression_on_the_drawn_rows() -> None:
-    data = splits()
-    probe = FewLabelProbe(labels_per_class=(5,), seeds=(3, 8), l2=0.05)
-    (found,) = probe.run(data)
-    scaler = StandardScaler().fit(data.train.rows.double().numpy())
-    scores = []
-    for seed in (3, 8):
-        chosen = draw_per_class(data.train.labels, 5, seed=seed)
-        theirs = LogisticRegression(C=1 / (20 * 0.05), tol=1e-8, max_iter=10_000)
-        theirs.fit(scaler.transform(data.train.rows[chosen].double().numpy()), data.train.labels[chosen].numpy())
-        scores.append(theirs.score(scaler.transform(data.test.rows.double().numpy()), data.test.labels.numpy()))
-    assert found.name == "accuracy, 5 per class"
-    assert found.value == pytest.approx(np.mean(scores), abs=1 / 200)
-    assert found.draws == 2
 
 
 def test_the_interval_is_students() -> None:
@@ -246,28 +298,12 @@ def test_a_single_draw_has_no_spread_and_none_is_refused() -> None:
         Measurement.from_draws("accuracy", [])
 
 
-def test_small_classes_are_counted() -> None:
-    rows, _ = blobs(43)
-    labels = torch.tensor([0] * 20 + [1] * 3 + [2] * 20)
-    data = FeatureSplits(features(rows, labels), features(rows, labels, first_id=100))
-    short = {m.name: m.details["classes_short"] for m in FewLabelProbe().run(data)}
-    assert short == {"accuracy, 1 per class": 0, "accuracy, 5 per class": 1, "accuracy, 10 per class": 1}
-
-
-def test_more_labels_help() -> None:
-    values = [m.value for m in FewLabelProbe(labels_per_class=(1, 10, 80)).run(splits())]
-    assert values[0] < values[1] < values[2]
-
-
 @pytest.mark.parametrize(
     ("build", "match"),
     [
         (lambda: LinearProbe(l2=()), "l2 must be at least one penalty, each positive"),
         (lambda: LinearProbe(l2=(0.0, 1.0)), "each positive, got"),
         (lambda: LinearProbe(validation_fraction=1.0), r"validation_fraction must lie in \(0, 1\), got 1.0"),
-        (lambda: FewLabelProbe(labels_per_class=(0, 5)), "each at least 1, got"),
-        (lambda: FewLabelProbe(seeds=(1, 1)), "seeds must be at least one seed, each another one"),
-        (lambda: FewLabelProbe(l2=-1.0), "l2 must be positive, got -1.0"),
     ],
 )
 def test_probes_refuse(build, match: str) -> None:

@@ -1,0 +1,171 @@
+"""Running a comparison: nothing twice, kills and divergence survived, other settings refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kinfolk.compare import Comparison, ComparisonConfig, Contender, compare, describe_plan, read_config
+from kinfolk.compare.plan import planned_runs, status
+from kinfolk.compare.runner import claimed
+from kinfolk.recipes import recipe, smoke, with_field
+
+LIGHT = ("evaluation.protocols", "[knn]")
+SIMCLR, SUPCON = (Contender(name, with_field(smoke(recipe(f"{name}-digits")), *LIGHT)) for name in ("simclr", "supcon"))
+CONFIG = ComparisonConfig("small", (SIMCLR, SUPCON), seeds=(0,), image_views=512)
+
+
+def quiet(config: ComparisonConfig, out: Path, *, jobs: int = 0) -> tuple[Comparison, list[str]]:
+    lines: list[str] = []
+    return compare(config, out=out, jobs=jobs, report=lines.append), lines
+
+
+def metrics_written(out: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in out.glob("runs/**/metrics.jsonl")}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Comparison]:
+    out = tmp_path_factory.mktemp("comparison")
+    return out, quiet(CONFIG, out)[0]
+
+
+def test_a_comparison_has_a_result_cost_and_config_of_every_run(finished: tuple[Path, Comparison]) -> None:
+    out, found = finished
+    accuracies = [one for one in found.results if (one.protocol, one.metric) == ("kNN", "accuracy")]
+    assert [(one.contender, one.setting, one.seed) for one in accuracies] == [("simclr", "", 0), ("supcon", "", 0)]
+    assert all(0 < one.value <= 1 for one in accuracies)
+    assert {key: (cost.image_views, cost.labels_used) for key, cost in found.costs.items()} == {
+        ("simclr", "", 0): (512, "none"),
+        ("supcon", "", 0): (512, "all"),
+    }
+    assert {record.encoder for _, record in found.references} == {"raw pixels", "centred raw pixels", "untrained"}
+    assert Comparison.from_json((out / "results.json").read_text()) == found
+    assert read_config(out) == CONFIG
+
+
+def test_what_is_finished_is_not_run_again(finished: tuple[Path, Comparison]) -> None:
+    out, before = finished
+    written = metrics_written(out)
+    after, lines = quiet(CONFIG, out)
+    assert metrics_written(out) == written
+    assert lines == ["2 runs, 2 of them finished"]
+    assert after == before
+
+
+def test_a_larger_comparison_runs_what_is_new(finished: tuple[Path, Comparison]) -> None:
+    out, before = finished
+    written = metrics_written(out)
+    after, lines = quiet(replace(CONFIG, seeds=(0, 1)), out)
+    assert lines[0] == "4 runs, 2 of them finished"
+    assert {path: at for path, at in metrics_written(out).items() if path in written} == written
+    assert set(before.results) < set(after.results)
+    assert len(after.results) == 2 * len(before.results)
+
+
+def test_other_settings_in_the_same_folder_are_refused_by_field(finished: tuple[Path, Comparison]) -> None:
+    out, _ = finished
+    warmer = replace(SIMCLR, config=with_field(SIMCLR.config, "method.temperature", "0.7"))
+    with pytest.raises(
+        ValueError, match=r"seed-0 holds a run with other settings: method\.temperature: 0\.1 in the run"
+    ):
+        quiet(replace(CONFIG, contenders=(warmer, SUPCON)), out)
+
+
+def test_other_protocols_measure_again_and_train_nothing(finished: tuple[Path, Comparison]) -> None:
+    out, before = finished
+    protocols = ("evaluation.protocols", "[knn, retrieval]")
+    contenders = tuple(replace(one, config=with_field(one.config, *protocols)) for one in CONFIG.contenders)
+    written = metrics_written(out)
+    after, _ = quiet(replace(CONFIG, contenders=contenders), out)
+    assert metrics_written(out) == written
+    assert {one.protocol for one in after.results} == {"kNN", "retrieval"}
+    assert set(before.results) < set(after.results)
+    quiet(CONFIG, out)
+
+
+def test_a_run_that_diverges_is_reported_and_the_others_finish(tmp_path: Path) -> None:
+    wild = replace(SIMCLR, name="wild", config=replace(SIMCLR.config, clip_norm=None))
+    wild = replace(wild, config=with_field(wild.config, "optimizer", "sgd learning_rate=1.0e+38"))
+    found, lines = quiet(replace(CONFIG, contenders=(wild, SUPCON)), tmp_path)
+    assert list(found.failed) == ["wild-seed-0"]
+    assert "training stopped before the weights were changed" in found.failed["wild-seed-0"]
+    assert {one.contender for one in found.results} == {"supcon"}
+    assert any(line.startswith("wild, seed 0: failed") for line in lines)
+
+
+def test_processes_give_the_same_results_and_a_claimed_run_is_waited_for(
+    finished: tuple[Path, Comparison], tmp_path: Path
+) -> None:
+    _, here = finished
+    config = replace(CONFIG, contenders=(SIMCLR,))
+    (run,) = planned_runs(config, tmp_path)
+    with claimed(tmp_path, run) as ours, claimed(tmp_path, run) as twice:
+        assert (ours, twice) == (True, False)
+    found, lines = quiet(config, tmp_path, jobs=2)
+    assert found.results == tuple(one for one in here.results if one.contender == "simclr")
+    assert sorted(line.partition(":")[0] for line in lines[1:]) == ["references", "simclr, seed 0"]
+
+
+def test_a_killed_comparison_repeats_nothing_and_gives_the_same_table(tmp_path: Path) -> None:
+    config = replace(CONFIG, seeds=(0, 1), image_views=2048)
+    config = replace(
+        config,
+        contenders=tuple(
+            replace(one, config=replace(one.config, checkpoint_every_steps=4)) for one in config.contenders
+        ),
+    )
+    whole, _ = quiet(config, tmp_path / "whole")
+    out = tmp_path / "killed"
+    quiet_start = (
+        "import sys; from pathlib import Path; from kinfolk.compare import compare, read_config;"
+        "compare(read_config(Path(sys.argv[1])), out=sys.argv[2], jobs=1)"
+    )
+    command = [sys.executable, "-c", quiet_start, str(tmp_path / "whole"), str(out)]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    runs = planned_runs(config, out)
+    deadline = time.monotonic() + 240
+    while not (status(runs[0]) == "finished" and (runs[1].folder / "checkpoints").is_dir()):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)  # the comparison and the run that it was in
+    process.wait()
+    states = [status(run) for run in runs]
+    assert states[0] == "finished"
+    assert "missing" in states or "begun" in states
+    before = {str(run.folder): (run.folder / "metrics.jsonl").read_bytes() for run in runs if status(run) == "finished"}
+    again, lines = quiet(config, out)
+    assert lines[0] == f"4 runs, {len(before)} of them finished"
+    assert {folder: (Path(folder) / "metrics.jsonl").read_bytes() for folder in before} == before
+    assert again.results == whole.results
+
+
+def test_the_plan_says_what_is_left_and_how_long_it_takes(finished: tuple[Path, Comparison]) -> None:
+    out, _ = finished
+    text = describe_plan(replace(CONFIG, seeds=(0, 7)), out=out)
+    header, simclr, supcon = text.splitlines()[:3]
+    assert header.split()[:4] == ["contender", "setting", "seeds", "batch"]
+    assert simclr.split()[:8] == ["simclr", "-", "0,", "7", "64", "2", "4", "512"]
+    assert "1 of 2" in simclr
+    assert "1 of 2" in supcon
+    assert "2 of 4 runs are left: about" in text
+    assert not (out / "runs" / "simclr" / "seed-7").exists()
+
+
+def test_a_plan_without_finished_runs_times_some_steps(tmp_path: Path) -> None:
+    text = describe_plan(replace(CONFIG, contenders=(SIMCLR,)), out=tmp_path / "new")
+    assert "* training only, from a few steps timed now" in text
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_without_a_comparison_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"is not a comparison: it has no comparison\.yaml"):
+        read_config(tmp_path)
