@@ -1,4 +1,4 @@
-"""Commands about runs: train, eval, embed, report."""
+"""Commands about runs: train, eval, fine-tune, embed, report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from kinfolk.train import TrainConfig
 
 _TRAIN_EPILOG = """recipes: simclr, moco, supcon, xclr and cacr, each with -digits, -digits-moved, -fashion-mnist
-and -emoji; simclr-emoji-hands; and, for rows of a table that --data names, simclr-table and supcon-table.
+and -emoji; simclr-emoji-hands; and, for rows of a table that --data names, simclr-table and supcon-table;
+to train a classifier from --init RUN: fine-tune-digits, fine-tune-digits-moved and fine-tune-fashion-mnist.
 Any of a recipe's settings can follow, e.g. --seed 1 --epochs 50 --batch-size 128 --method.temperature 0.1"""
 
 
@@ -28,7 +29,7 @@ _PARTS = {
 
 
 def add_run_commands(commands: Any) -> None:
-    """Add train, eval, embed and report."""
+    """Add train, eval, fine-tune, embed and report."""
     parser = command(commands, "train", train, "train an encoder, evaluate it and write a report", add_help=False)
     recipe_help = "METHOD-DATA such as simclr-digits-moved; a config.yaml or a run's folder works too"
     parser.add_argument("recipe", metavar="RECIPE", nargs="?", help=recipe_help)
@@ -63,6 +64,14 @@ def add_run_commands(commands: Any) -> None:
     evaluate.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="another setting, e.g. pgd.max_rows=200"
     )
+
+    tuning = command(commands, "fine-tune", _fine_tune, "train a run's encoder further, on few and on all labels")
+    tuning.add_argument("run", metavar="RUN", help="the run's folder")
+    tuning.add_argument("--out", metavar="DIR", help="where the trainings go (default: RUN-fine-tuned)")
+    tuning.add_argument("--fractions", type=float, nargs="+", metavar="F", help="shares of the labels, e.g. 0.01 0.1 1")
+    tuning.add_argument("--seeds", type=int, nargs="+", metavar="S", help="trainings of each (default: 0)")
+    tuning.add_argument("--views", type=int, metavar="N", help="image views of every training")
+    tuning.add_argument("--no-scratch", action="store_true", help="leave out the same network from random weights")
 
     embed = command(commands, "embed", _embed, "write an encoder's features of a data set to a file")
     embed.add_argument("run", metavar="RUN", help="the run's folder")
@@ -179,6 +188,19 @@ def _evaluation(arguments: argparse.Namespace) -> Any:
     for field, _, text in changes:
         config = with_field(config, f"evaluation.{field.replace('-', '_')}", text)
     return config.evaluation
+
+
+def _fine_tune(arguments: argparse.Namespace) -> None:
+    from kinfolk.evals import format_table
+    from kinfolk.train import FineTuningConfig, fine_tune
+
+    given = {"fractions": arguments.fractions, "seeds": arguments.seeds, "image_views": arguments.views}
+    config = FineTuningConfig(
+        from_scratch=not arguments.no_scratch, **{name: value for name, value in given.items() if value is not None}
+    )
+    out = Path(f"{Path(arguments.run)}-fine-tuned") if arguments.out is None else Path(arguments.out)
+    print(format_table(fine_tune(arguments.run, out=out, config=config)))
+    print(f"\nruns    {out}")
 
 
 def _embed(arguments: argparse.Namespace) -> None:

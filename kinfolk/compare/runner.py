@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from kinfolk import distributed
 from kinfolk.compare.plan import PlannedReference, PlannedRun, status
 from kinfolk.evals import FeatureCache
 from kinfolk.train import Run, fit, load_encoder, to_yaml
@@ -51,9 +50,6 @@ def perform(task: Task) -> None:
     if stage == "measured otherwise":
         on_first_rank(lambda: _measure_again(task))
         return
-    if stage == "missing" and distributed.rank() == 0 and task.folder.is_dir():
-        for leftover in task.folder.glob(".*.partial*"):  # killed while it wrote its very first file
-            leftover.unlink()
     fit(task.config, out=task.folder, resume=stage == "begun")
 
 

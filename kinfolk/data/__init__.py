@@ -9,6 +9,7 @@ from kinfolk.data.derived import CorruptedConfig as CorruptedConfig
 from kinfolk.data.derived import DerivedSource as DerivedSource
 from kinfolk.data.derived import FewLabelsConfig as FewLabelsConfig
 from kinfolk.data.derived import ImbalancedConfig as ImbalancedConfig
+from kinfolk.data.derived import LabelledPartConfig as LabelledPartConfig
 from kinfolk.data.derived import LabelNoiseConfig as LabelNoiseConfig
 from kinfolk.data.derived import OpenWorldConfig as OpenWorldConfig
 from kinfolk.data.derived import TexturedConfig as TexturedConfig
@@ -157,6 +158,7 @@ __all__ = [
     "ImbalancedConfig",
     "KNNConfig",
     "LabelNoiseConfig",
+    "LabelledPartConfig",
     "LabelsConfig",
     "MappingSource",
     "Mixed",

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from types import BuiltinFunctionType, FunctionType
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,8 @@ class UnknownContent(Exception):
 def encoder_fingerprint(encoder: nn.Module) -> str:
     """Hash all that decides which features an encoder gives in evaluation mode.
 
-    Read are every parameter and buffer (name, dtype, shape and bytes), every other attribute of every submodule, and
-    for every class and function the file of its code. What the code imports from other files is not followed, but for
+    Read are every parameter and buffer (name, dtype, shape and bytes), every other attribute of every submodule and of
+    its classes, and for every class and function the file of its code. What the code imports from other files is not followed, but for
     the version of torch. Neither names of runs nor dates are looked at, and not whether a module is in training mode.
 
     Args:
@@ -40,7 +40,8 @@ def encoder_fingerprint(encoder: nn.Module) -> str:
         32 hexadecimal digits.
 
     Raises:
-        UnknownContent: for what cannot be read: hooks, closures, objects without Python code, sharded tensors.
+        UnknownContent: for what cannot be read: hooks, closures, classes made in a function, objects without Python code,
+            scripted modules, sharded tensors.
 
     Example:
         >>> layer = nn.Linear(2, 2)
@@ -97,6 +98,8 @@ class _Reading:
             self.add_all("set", sorted(value, key=repr))  # strings come in another order in every process
         elif isinstance(value, functools.partial):
             self.add_all("partial", [value.func, value.args, value.keywords])
+        elif isinstance(value, MethodType):
+            self.add_all("method", [value.__func__, value.__self__])
         elif isinstance(value, (type, FunctionType, BuiltinFunctionType)):
             self.add_code(value)
         else:
@@ -113,7 +116,7 @@ class _Reading:
         self.say("tensor", tensor_digest(x))
 
     def add_code(self, code: Any) -> None:
-        """A class or a function: its name, and the file that says what it does."""
+        """A class or a function: its name, and the file that says what it does; a class's settings may be others."""
         self.say("code", str(code.__module__), code.__qualname__)
         if isinstance(code, BuiltinFunctionType):
             if not isinstance(code.__self__, type(sys)):
@@ -123,6 +126,10 @@ class _Reading:
             if code.__closure__:
                 raise UnknownContent(f"the closure {code.__qualname__}")
             self.add((code.__code__.co_firstlineno, code.__defaults__, code.__kwdefaults__))
+        if isinstance(code, type):
+            if "<locals>" in code.__qualname__:  # its methods may be closures
+                raise UnknownContent(f"the class {code.__qualname__}, made in a function")
+            self.add({name: held for name, held in vars(code).items() if _is_setting(name, held)})
         if code.__module__ != "builtins":
             self.say(_source(code.__module__))
 
@@ -137,12 +144,19 @@ class _Reading:
         for kind in type(value).__mro__[:-1]:
             self.add_code(kind)
         held = vars(value)
+        if isinstance(value, torch.jit.ScriptModule):
+            raise UnknownContent("a scripted module")
         if isinstance(value, nn.Module):
             if any(held.get(hooks) for hooks in _HOOKS):
                 raise UnknownContent(f"a hook of {type(value).__qualname__}")
             parts = {name: held[name] for name in ("_parameters", "_buffers", "_modules")}
             held = parts | {name: held[name] for name in sorted(held.keys() - _MACHINERY)}
         self.add(held)
+
+
+def _is_setting(name: str, held: Any) -> bool:
+    """Whether something on a class is a number, a string, a tensor or the like, which code may have changed since."""
+    return not name.startswith("__") and isinstance(held, (*_PLAIN, Tensor, np.ndarray, list, tuple, set, dict))
 
 
 @functools.cache

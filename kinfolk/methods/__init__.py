@@ -3,6 +3,8 @@
 from kinfolk.methods.base import Method as Method
 from kinfolk.methods.cacr import CACR as CACR
 from kinfolk.methods.cacr import CACRConfig as CACRConfig
+from kinfolk.methods.fine_tune import FineTune as FineTune
+from kinfolk.methods.fine_tune import FineTuneConfig as FineTuneConfig
 from kinfolk.methods.moco import MoCo as MoCo
 from kinfolk.methods.moco import MoCoConfig as MoCoConfig
 from kinfolk.methods.simclr import SimCLR as SimCLR
@@ -16,6 +18,8 @@ __all__ = [
     "CACR",
     "XCLR",
     "CACRConfig",
+    "FineTune",
+    "FineTuneConfig",
     "Method",
     "MoCo",
     "MoCoConfig",

@@ -10,7 +10,7 @@ from functools import partial
 from kinfolk.evals import EvaluationConfig
 from kinfolk.methods import MoCoConfig
 from kinfolk.nn import ResNet18Config, SmallConvConfig
-from kinfolk.recipes import digits, emoji, fashion_mnist, table
+from kinfolk.recipes import digits, emoji, fashion_mnist, fine_tune, table
 from kinfolk.train import TrainConfig
 
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
@@ -35,6 +35,9 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "supcon-emoji": emoji.supcon,
     "xclr-emoji": emoji.xclr,
     "cacr-emoji": emoji.cacr,
+    "fine-tune-digits": fine_tune.digits,
+    "fine-tune-digits-moved": partial(fine_tune.digits, moved=True),
+    "fine-tune-fashion-mnist": fine_tune.fashion_mnist,
     "simclr-table": table.simclr,
     "supcon-table": table.supcon,
 }

@@ -14,6 +14,8 @@ from kinfolk.train.config import load_config as load_config
 from kinfolk.train.config import to_yaml as to_yaml
 from kinfolk.train.evaluation import embed_run as embed_run
 from kinfolk.train.evaluation import evaluate_run as evaluate_run
+from kinfolk.train.fine_tuning import FineTuningConfig as FineTuningConfig
+from kinfolk.train.fine_tuning import fine_tune as fine_tune
 from kinfolk.train.gradient_cache import cached_backward as cached_backward
 from kinfolk.train.gradient_cache import split_rows as split_rows
 from kinfolk.train.loop import fit as fit
@@ -32,6 +34,7 @@ __all__ = [
     "DerivedConfig",
     "EncoderConfig",
     "EncoderFile",
+    "FineTuningConfig",
     "MethodConfig",
     "OptimizerConfig",
     "RelationConfig",
@@ -45,6 +48,7 @@ __all__ = [
     "cosine_schedule",
     "embed_run",
     "evaluate_run",
+    "fine_tune",
     "fit",
     "from_yaml",
     "load_config",

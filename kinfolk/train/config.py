@@ -28,6 +28,7 @@ from kinfolk.data.derived import (
     CorruptedConfig,
     FewLabelsConfig,
     ImbalancedConfig,
+    LabelledPartConfig,
     LabelNoiseConfig,
     OpenWorldConfig,
     TexturedConfig,
@@ -36,7 +37,7 @@ from kinfolk.data.derived.attached import RenderingsConfig, SaliencyConfig
 from kinfolk.data.relations import RelationConfig
 from kinfolk.data.sources.catalogue import SourceConfig
 from kinfolk.evals import EvaluationConfig
-from kinfolk.methods import CACRConfig, MoCoConfig, SimCLRConfig, SupConConfig, XCLRConfig
+from kinfolk.methods import CACRConfig, FineTuneConfig, MoCoConfig, SimCLRConfig, SupConConfig, XCLRConfig
 from kinfolk.nn import MLPConfig, ResNet18Config, SmallConvConfig, TimmConfig, TransformersConfig
 from kinfolk.train.optimizers import AdamWConfig, SGDConfig
 from kinfolk.train.serialization import decode, encode, flatten
@@ -54,13 +55,14 @@ DerivedConfig = (
     | OpenWorldConfig
     | SaliencyConfig
     | RenderingsConfig
+    | LabelledPartConfig
 )
 ViewSettings = ViewsConfig | MultiViewsConfig | ColourSpaceViewsConfig | TableViewsConfig
 SamplerConfig = (
     PlainSamplerConfig | ClassBalancedSamplerConfig | DistinctSamplerConfig | BucketSamplerConfig | ShardSamplerConfig
 )
 EncoderConfig = SmallConvConfig | ResNet18Config | MLPConfig | TransformersConfig | TimmConfig
-MethodConfig = SimCLRConfig | MoCoConfig | SupConConfig | XCLRConfig | CACRConfig
+MethodConfig = SimCLRConfig | MoCoConfig | SupConConfig | XCLRConfig | CACRConfig | FineTuneConfig
 OptimizerConfig = AdamWConfig | SGDConfig
 
 

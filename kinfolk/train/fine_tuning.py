@@ -12,12 +12,11 @@ from typing import Any, Literal
 
 from torch import nn
 
-from kinfolk import distributed
-from kinfolk.data import FewLabelsConfig, PlainSamplerConfig, TableViewsConfig, ViewsConfig
+from kinfolk.data import FewLabelsConfig, LabelledPartConfig, PlainSamplerConfig, TableViewsConfig, ViewsConfig
 from kinfolk.data.derived.classes import class_count, required_labels
 from kinfolk.evals import EvaluationConfig, Measurement, Record, extract, markdown_table
 from kinfolk.evals.class_accuracy import accuracies
-from kinfolk.methods.fine_tune import FineTune, FineTuneConfig, LabelledPartConfig
+from kinfolk.methods.fine_tune import FineTune, FineTuneConfig
 from kinfolk.nn import encoder_dim
 from kinfolk.train.batches import views_per_step
 from kinfolk.train.checkpoint import checkpoints, restore_checkpoint
@@ -201,9 +200,6 @@ def _train(config: TrainConfig, part: Run, *, init: Path | None) -> None:
         )
     if begun and part.is_finished:
         return
-    if not begun and distributed.rank() == 0 and part.folder.is_dir():
-        for leftover in part.folder.glob(".*.partial*"):  # killed while it wrote its very first file
-            leftover.unlink()
     fit(config, out=part.folder, resume=begun, init=init)
 
 

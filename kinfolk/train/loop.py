@@ -147,7 +147,7 @@ def fit(
                     step, total_steps=total_steps, warmup_fraction=config.warmup
                 )
                 for group in optimizer.param_groups:
-                    group["lr"] = rate
+                    group["lr"] = rate * group.get("rate_factor", 1.0)
                 terms = forward_backward(model, batch, accelerator, chunk_size=config.chunk_size)
                 norm = float(accelerator.clip_grad_norm_(model.parameters(), config.clip_norm or math.inf))
                 loss = mean_terms({"loss": terms["loss"]})["loss"]  # the same on all ranks, so all of them stop

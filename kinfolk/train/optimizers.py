@@ -74,20 +74,32 @@ def parameter_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str
     """Split trainable parameters into those that decay and those that do not (biases, norm layers, scalars).
 
     Every parameter with fewer than two dimensions is a bias, a norm layer's scale or a temperature, so the number of
-    dimensions decides. Frozen parameters (an EMA twin's) are left out; a shared one appears once.
+    dimensions decides. Frozen parameters (an EMA twin's) are left out; a shared one appears once. A module that has
+    `rate_factors`, such as ``{"encoder": 0.1}``, gets two groups for every submodule that it names, and the training
+    loop multiplies their learning rate by the group's ``rate_factor``.
 
     Returns:
-        Two groups for an optimizer, the decaying one first.
+        Two groups for an optimizer, the decaying one first; then two for every named submodule.
 
     Example:
         >>> decay, plain = parameter_groups(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), weight_decay=0.1)
         >>> len(decay["params"]), len(plain["params"])
         (1, 3)
     """
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    factors: dict[str, float] = getattr(module, "rate_factors", {})
+    members: dict[str, list[nn.Parameter]] = {"": [], **{name: [] for name in factors}}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            owner = next((prefix for prefix in factors if name.startswith(f"{prefix}.")), "")
+            members[owner].append(parameter)
     return [
-        {"params": [parameter for parameter in trainable if parameter.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in trainable if parameter.ndim < 2], "weight_decay": 0.0},
+        {
+            "params": [parameter for parameter in parameters if (parameter.ndim >= 2) == decays],
+            "weight_decay": weight_decay if decays else 0.0,
+            "rate_factor": factors.get(owner, 1.0),
+        }
+        for owner, parameters in members.items()
+        for decays in (True, False)
     ]
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from kinfolk.data import Source
 from kinfolk.data.views.table import make_views
-from kinfolk.methods import Method
+from kinfolk.methods import FineTuneConfig, Method
 from kinfolk.nn.initial_weights import InitialWeights, load_initial_weights
 from kinfolk.train.checkpoint import checkpoints, remove_partial, restore_checkpoint
 from kinfolk.train.config import EncoderConfig, TrainConfig, differences, from_yaml, load_config, to_yaml
@@ -124,6 +124,9 @@ def open_run(config: TrainConfig, folder: Path, *, overwrite: bool, resume: bool
             )
         remove_partial(run.checkpoints)
         return run
+    if folder.is_dir():
+        for leftover in folder.glob(".config.*.partial.yaml"):  # killed while it wrote its very first file
+            leftover.unlink()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not overwrite:
             raise FileExistsError(
@@ -161,7 +164,10 @@ def build_method(config: TrainConfig, source: Source, *, encoder: nn.Module | No
     relation = None if config.relation is None else config.relation.build(source)
     if relation is not None:  # a perplexity that was asked for becomes a temperature here, where the batch is known
         relation = relation.settled(batch_size=min(config.batch_size, len(source)), views=config.views.count)
-    return config.method.build(build_encoder(config, source) if encoder is None else encoder, relation=relation)
+    method = config.method
+    if isinstance(method, FineTuneConfig):  # and a number of classes that was left open becomes the source's
+        method = method.settled(source)
+    return method.build(build_encoder(config, source) if encoder is None else encoder, relation=relation)
 
 
 def view_shape(config: TrainConfig, source: Source) -> tuple[int, tuple[int, int]]:

@@ -181,13 +181,50 @@ def test_raw_pixels_are_not_kept(cache: FeatureCache) -> None:
     assert not cache.folder.exists()
 
 
+class Power:
+    def __init__(self, power: float) -> None:
+        self.power = power
+
+    def raised(self, x: Tensor) -> Tensor:
+        return x**self.power
+
+
+def test_a_bound_method_is_its_function_and_its_object() -> None:
+    prints = set()
+    for power in (2.0, 3.0, 3.0):
+        encoder = Encoder()
+        encoder.activation = Power(power).raised
+        prints.add(encoder_fingerprint(encoder))
+    assert len(prints) == 2
+
+
+def test_what_a_class_holds_counts_as_what_its_object_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = Encoder()
+    monkeypatch.setattr(Encoder, "power", 2, raising=False)
+    before = encoder_fingerprint(encoder)
+    monkeypatch.setattr(Encoder, "power", 3)
+    assert encoder_fingerprint(encoder) != before
+
+
 def closure(encoder: Encoder) -> None:
     power = 2
     encoder.activation = lambda x: x**power
 
 
+def local_class(encoder: Encoder) -> None:
+    power = 2
+
+    class Raised(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x**power
+
+    encoder.activation = Raised()
+
+
 UNKNOWN: dict[str, tuple[Callable[[Encoder], object], str]] = {
     "closure": (closure, "the closure closure.<locals>.<lambda>"),
+    "local class": (local_class, "the class local_class.<locals>.Raised, made in a function"),
+    "traced": (lambda e: setattr(e, "activation", torch.jit.trace(nn.ReLU(), torch.ones(1))), "a scripted module"),
     "hook": (lambda e: e.norm.register_forward_hook(lambda *_: None), "a hook of BatchNorm1d"),
     "generator": (lambda e: setattr(e, "noise", torch.Generator()), "an object of type Generator"),
     "bound method": (lambda e: setattr(e, "activation", torch.ones(1).add), "the method .* of an object"),
@@ -195,6 +232,7 @@ UNKNOWN: dict[str, tuple[Callable[[Encoder], object], str]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.*deprecated:DeprecationWarning")
 @pytest.mark.parametrize("kind", UNKNOWN)
 def test_what_cannot_be_read_is_not_kept_and_said(kind: str, cache: FeatureCache, caplog) -> None:
     encoder = Encoder()

@@ -13,7 +13,8 @@ from torch import nn
 
 from kinfolk import distributed
 from kinfolk.data import ArraySource, DigitsConfig, FewLabelsConfig, ImbalancedConfig, Splits
-from kinfolk.methods.fine_tune import FineTuneConfig, LabelledPartConfig
+from kinfolk.data.derived import LabelledPartConfig
+from kinfolk.methods.fine_tune import FineTuneConfig
 from kinfolk.nn import as_encoder
 from kinfolk.train.serialization import decode, encode
 

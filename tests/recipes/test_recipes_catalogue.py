@@ -18,15 +18,16 @@ from kinfolk.train import fit
 def test_every_method_has_a_recipe_for_every_data_set() -> None:
     methods, data = ("simclr", "moco", "supcon", "xclr", "cacr"), ("digits", "digits-moved", "fashion-mnist", "emoji")
     more = {"simclr-emoji-hands", "simclr-table", "supcon-table"}
+    more |= {"fine-tune-digits", "fine-tune-digits-moved", "fine-tune-fashion-mnist"}
     assert set(RECIPES) == {f"{method}-{name}" for method in methods for name in data} | more
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if not name.endswith("-table")])
 def test_a_recipe_is_what_its_name_says(name: str) -> None:
     config = recipe(name)
-    method, _, data = name.partition("-")
-    assert (config.name, config.method.kind, config.source) == (name, method, DATASETS[data])
-    assert (config.relation is not None) == (method == "xclr")
+    data = name.removeprefix(f"{config.method.kind}-")
+    assert (config.name, config.source) == (name, DATASETS[data])
+    assert (config.relation is not None) == (config.method.kind == "xclr")
 
 
 @pytest.mark.parametrize("data", ["digits", "digits-moved", "fashion-mnist"])

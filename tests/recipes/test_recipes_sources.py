@@ -147,7 +147,7 @@ def test_a_run_on_every_form_of_data(form: str, tmp_path: Path, monkeypatch: pyt
     run = fit(replace(config, evaluation=replace(config.evaluation, protocols=("knn",))), out=tmp_path / "run")
     assert [record["step"] for record in run.metrics if record["event"] == "train"] == [1, 2]
     assert load_encoder(run).feature_dim > 0
-    assert {record["metric"] for record in run.records} == {"accuracy"}
+    assert {record["metric"] for record in run.records} == {"accuracy", "balanced accuracy", "precision@1"}
 
 
 def test_the_command_line_swaps_parts_and_derives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,3 +57,18 @@ def test_bad_numbers(kind: type) -> None:
         kind(learning_rate=0)
     with pytest.raises(ValueError, match="weight_decay must be 0 or more"):
         kind(weight_decay=-1e-4)
+
+
+@pytest.mark.parametrize("config", [AdamWConfig(weight_decay=0.1), SGDConfig()])
+def test_a_submodule_can_have_a_rate_of_its_own(config: AdamWConfig | SGDConfig) -> None:
+    module = nn.ModuleDict({"encoder": nn.Linear(2, 3), "classifier": nn.Linear(3, 2)})
+    module.rate_factors = {"encoder": 0.1}
+    groups = config.build(module).param_groups
+    assert [(group["rate_factor"], len(group["params"])) for group in groups] == [
+        (1.0, 1),
+        (1.0, 1),
+        (0.1, 1),
+        (0.1, 1),
+    ]
+    assert groups[2]["params"][0] is module["encoder"].weight
+    assert [group["weight_decay"] > 0 for group in groups] == [True, False, True, False]

@@ -7,6 +7,7 @@ from kinfolk.data.derived.corruptions import CORRUPTIONS, CorruptedConfig, corru
 from kinfolk.data.derived.few_labels import FewLabelsConfig
 from kinfolk.data.derived.imbalanced import ImbalancedConfig, shot_groups
 from kinfolk.data.derived.label_noise import CIFAR10_CONFUSIONS, LabelNoiseConfig
+from kinfolk.data.derived.labelled_part import LabelledPartConfig
 from kinfolk.data.derived.open_world import OpenWorldConfig
 from kinfolk.data.derived.unpaired import TextPart, UnpairedConfig, UnpairedSplits
 from kinfolk.data.derived.wrapper import DerivedSource, with_columns, with_images
@@ -22,6 +23,7 @@ __all__ = [
     "FewLabelsConfig",
     "ImbalancedConfig",
     "LabelNoiseConfig",
+    "LabelledPartConfig",
     "OpenWorldConfig",
     "TextPart",
     "TexturedConfig",
