@@ -86,12 +86,16 @@ def planned_references(config: ComparisonConfig, folder: Path) -> tuple[PlannedR
     """The references of every kind of data that the comparison trains on; none for evaluations without baselines."""
     settings: dict[str, list[str]] = {}
     configs: dict[str, TrainConfig] = {}
+    parts: list[Any]
     baseline = next(one for one in config.contenders if one.name == config.reference_name)
     if not baseline.config.evaluation.baselines:
         return ()
     for setting in config.settings:
         run = config.run_config(baseline, setting, config.seeds[0])
-        parts = {name: encode(getattr(run, name)) for name in ("source", "derived", "encoder", "evaluation")}
+        parts = [encode(getattr(run, name)) for name in ("source", "derived", "encoder")]
+        asked = run.evaluation
+        parts += [encode(one) for one in asked.evaluators()]
+        parts += [asked.batch_size, asked.max_train_rows, asked.max_test_rows, asked.subset_seed]
         name = hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
         settings.setdefault(name, []).append(setting)
         configs.setdefault(name, run)

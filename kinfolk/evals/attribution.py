@@ -15,6 +15,7 @@ from kinfolk.data.derived.cutout import has_saliency
 from kinfolk.data.sources.columns import take_columns
 from kinfolk.data.views.filters import gaussian_blur
 from kinfolk.data.views.unaugmented import to_float
+from kinfolk.evals.attack import evaluating
 from kinfolk.evals.attribution_maps import Attribution
 from kinfolk.evals.attribution_scores import mass_inside, overlap, pixel_ranks, pointing, removal_area
 from kinfolk.evals.geometry import subset
@@ -136,8 +137,10 @@ class AttributionQuality(SubjectEvaluator):
             return
         required_labels(subject.test, needed_for="attribution", complete=False)
         rows, left_out = self._rows(subject)
-        head, model = subject.head(self.probe), subject.classifier(self.probe)
-        parts = [self._scores(model, batch, head.classes) for batch in _batches(subject, rows)]
+        head = subject.head(self.probe)
+        with evaluating(subject.encoder, subject.device) as place:
+            model = subject.classifier(self.probe).to(place)
+            parts = [self._scores(model, batch, head.classes) for batch in _batches(subject, rows)]
         scores = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         flat, by_chance = int(scores.pop("flat").sum()), scores.pop("random overlap").mean().item()
         details = {"rows": len(scores["mask area"]), **left_out, "flat_maps": flat, **head.details}

@@ -78,7 +78,8 @@ class BiasAccuracy(SubjectEvaluator):
     def missing(self, subject: Subject) -> str | None:
         """Say what the test rows lack, or why no bias goes with any class."""
         test = subject.features.test
-        if test.bias_labels is None or not bool((test.bias_labels >= 0).any()):
+        known = None if test.bias_labels is None else test.bias_labels >= 0
+        if known is None or not bool((known if test.labels is None else known & (test.labels >= 0)).any()):
             return "no bias labels"
         classes, _ = self._aligned(subject)
         return "no class whose pretraining samples have one most frequent bias" if len(classes) == 0 else None
@@ -116,7 +117,8 @@ class BiasAccuracy(SubjectEvaluator):
         """The classes with an aligned bias, ascending, and that bias."""
         if self.aligned == "same index":
             assert subject.features.test.labels is not None
-            classes = subject.features.test.labels.unique()
+            labels = subject.features.test.labels
+            classes = labels[labels >= 0].unique()
             return classes, classes
         return most_frequent_bias(subject.pretraining)
 

@@ -113,6 +113,7 @@ class EvaluationConfig:
     subset_seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "protocols", tuple(self.protocols))  # as YAML reads them
         known = get_args(Protocol)
         if not set(self.protocols) <= set(known) or len(set(self.protocols)) < len(self.protocols):
             raise ValueError(f"protocols must name each of {', '.join(known)} at most once, got {self.protocols}.")

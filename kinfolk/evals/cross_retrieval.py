@@ -60,7 +60,8 @@ class CrossRetrieval(FeatureEvaluator):
     normalisation: ClassVar[str] = "l2"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "recall_at", tuple(self.recall_at))
+        object.__setattr__(self, "recall_at", tuple(self.recall_at))  # as YAML reads it
+        object.__setattr__(self, "hands", None if self.hands is None else tuple(self.hands))
         if not self.recall_at or min(self.recall_at) < 1:
             raise ValueError(f"recall_at must be at least one k, each at least 1, got {self.recall_at}.")
         if self.least_queries < 1:

@@ -30,8 +30,9 @@ def encoder_fingerprint(encoder: nn.Module) -> str:
     """Hash all that decides which features an encoder gives in evaluation mode.
 
     Read are every parameter and buffer (name, dtype, shape and bytes), every other attribute of every submodule and of
-    its classes, and for every class and function the file of its code. What the code imports from other files is not followed, but for
-    the version of torch. Neither names of runs nor dates are looked at, and not whether a module is in training mode.
+    its classes, and for every class and function the file of its code. What the code imports from other files is not
+    followed, but for the version of torch. Neither names of runs nor dates are looked at, and not whether a module is
+    in training mode.
 
     Args:
         encoder: any module; nothing in it is changed. Tensors on a GPU are copied to the CPU one by one.
@@ -40,8 +41,8 @@ def encoder_fingerprint(encoder: nn.Module) -> str:
         32 hexadecimal digits.
 
     Raises:
-        UnknownContent: for what cannot be read: hooks, closures, classes made in a function, objects without Python code,
-            scripted modules, sharded tensors.
+        UnknownContent: for what cannot be read: hooks, closures, classes made in a function, objects without Python
+            code, scripted modules, sharded tensors.
 
     Example:
         >>> layer = nn.Linear(2, 2)

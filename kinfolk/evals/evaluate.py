@@ -89,9 +89,10 @@ def evaluate(
         )  # fmt: skip
         if _two_views(view_maker) and "geometry" in config.protocols:
             subject = _with_view_pair(subject, config)
-        for what in _lacking(subject, config):
+        found = list(_records(subject, config, labels_used if name == "trained" else "none"))
+        records.extend(found)
+        for what in _lacking(subject, config, measured={record.protocol for record in found}):
             lacking.setdefault(what, []).append(name)
-        records.extend(_records(subject, config, labels_used if name == "trained" else "none"))
     for (reason, protocol), names in lacking.items():
         whose = "" if len(names) == len(who) else f" of {', '.join(names)}"
         notes.append(f"left out, since there are {reason}: {protocol}{whose}.")
@@ -123,13 +124,12 @@ def _notes(
     return notes
 
 
-def _lacking(subject: Subject, config: EvaluationConfig) -> Iterator[tuple[str, str]]:
+def _lacking(subject: Subject, config: EvaluationConfig, *, measured: set[str]) -> Iterator[tuple[str, str]]:
     """What this subject's data lack and for which protocol, beside what `_notes` says."""
     for evaluator in config.evaluators():
-        if isinstance(evaluator, SubjectEvaluator) and _can_run(evaluator, subject):
-            reason = evaluator.missing(subject)
-            if reason is not None:
-                yield reason, evaluator.protocol
+        if _can_run(evaluator, subject) and evaluator.protocol not in measured:
+            reason = evaluator.missing(subject) if isinstance(evaluator, SubjectEvaluator) else None
+            yield reason or "too few samples to compare", evaluator.protocol
 
 
 def _can_run(evaluator: FeatureEvaluator | SubjectEvaluator, subject: Subject) -> bool:

@@ -57,6 +57,9 @@ class Features:
 
     def __post_init__(self) -> None:
         _check_shapes(self.rows, self.ids, self._columns())
+        for name, held in {"rows": self.rows, "ids": self.ids, **self._columns()}.items():
+            if held is not None:  # a search in a strided tensor warns
+                object.__setattr__(self, name, held.contiguous())
         if bool((self.ids.diff() <= 0).any()):
             raise ValueError("ids must be strictly ascending; build the features with Features.from_rows, which sorts.")
         finite = self.rows.isfinite().all(dim=1)
@@ -367,7 +370,7 @@ def _batches(source: Source, parts: Sequence[Tensor]) -> Iterator[dict]:
 
 
 def _encode(encoder: nn.Module, images: Tensor) -> Tensor:
-    rows = encoder(images)
+    rows = encoder(in_precision_of(encoder, images))
     if not isinstance(rows, Tensor) or rows.ndim != 2 or len(rows) != len(images):
         found = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
         raise ValueError(
@@ -375,6 +378,17 @@ def _encode(encoder: nn.Module, images: Tensor) -> Tensor:
             "wrap the module with kinfolk.nn.as_encoder."
         )
     return rows.float().cpu()
+
+
+def in_precision_of(encoder: nn.Module, images: Tensor) -> Tensor:
+    """Images in the precision of an encoder's first weights, which torch does not convert itself.
+
+    Example:
+        >>> in_precision_of(nn.Linear(1, 1).double(), torch.zeros(1)).dtype
+        torch.float64
+    """
+    held = next((weight for weight in encoder.parameters() if weight.is_floating_point()), None)
+    return images if held is None else images.to(held.dtype)
 
 
 def _home(encoder: nn.Module, device: torch.device | str | None) -> torch.device:

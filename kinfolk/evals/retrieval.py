@@ -46,6 +46,7 @@ class Retrieval(FeatureEvaluator):
     normalisation: ClassVar[str] = "l2"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "recall_at", tuple(self.recall_at))  # as YAML reads it
         if not self.recall_at or min(self.recall_at) < 1:
             raise ValueError(f"recall_at must be at least one k, each at least 1, got {self.recall_at}.")
 

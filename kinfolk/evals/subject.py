@@ -9,10 +9,13 @@ import torch
 from torch import nn
 
 from kinfolk.evals.feature_cache import FeatureCache
-from kinfolk.evals.features import Features, FeatureSplits, extract
+from kinfolk.evals.features import Features, FeatureSplits, extract, in_precision_of
 from kinfolk.evals.linear_probe import LinearHead, LinearProbe
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
     from kinfolk.data.sources import Source
     from kinfolk.data.views import ViewMaker
     from kinfolk.data.views.table import TableViewMaker
@@ -90,9 +93,19 @@ class Subject:
     def classifier(self, probe: LinearProbe) -> nn.Sequential:
         """Encoder and head as one module from images to logits, through which gradients flow to the images.
 
+        It puts the encoder in evaluation mode, which whoever uses it puts back (see `evaluating`).
+
         The head's column j is class `head(probe).classes[j]`. No parameter asks for a gradient in the head; the
         encoder's are as they were, so take gradients with `torch.autograd.grad` with respect to the images.
         """
         held = next(self.encoder.parameters(), None)
         layer = self.head(probe).as_module()
-        return nn.Sequential(self.encoder, layer if held is None else layer.to(held.device)).eval()
+        return _Classifier(self.encoder, layer if held is None else layer.to(held.device)).eval()
+
+
+class _Classifier(nn.Sequential):
+    """Encoder and head, the encoder in the precision of its weights and the head in its own."""
+
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
+        encoder, head = self
+        return head(encoder(in_precision_of(encoder, images)).float())

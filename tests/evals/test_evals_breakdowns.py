@@ -316,3 +316,14 @@ def test_settings_survive_yaml_and_unknown_rules_are_refused() -> None:
         assert isinstance(hash(evaluator), int)
     with pytest.raises(ValueError, match="aligned must be 'most frequent' or 'same index', got 'majority'"):
         BiasAccuracy("majority")  # type: ignore[arg-type]
+
+
+def test_unlabelled_rows_have_no_aligned_bias_and_give_none() -> None:
+    labels, bias = torch.arange(40) % 2, torch.arange(40) // 2 % 2
+    train = noisy(labels, bias=bias)
+    half = noisy(torch.where(torch.arange(40) < 20, labels, -1), bias=bias, seed=1, first_id=1000)
+    found = by_name(BiasAccuracy("same index", PROBE).run(subject(train, half)))
+    assert found["gap"].details["aligned_bias_by_class"] == {"0": 0, "1": 1}
+    bias_elsewhere = torch.where(half.labels < 0, bias, -1)
+    nowhere = noisy(half.labels, bias=bias_elsewhere, seed=1, first_id=1000)
+    assert BiasAccuracy("same index", PROBE).missing(subject(train, nowhere)) == "no bias labels"

@@ -244,3 +244,84 @@ def test_encoders_keep_their_state_and_mode(digits: Splits) -> None:
 def test_the_config_refuses(settings: dict, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         EvaluationConfig(**settings)
+
+
+def squares(n: int, *, first_id: int) -> ArraySource:
+    """Noise with a light or a dark square, by class, and a mask around it."""
+    generator = torch.Generator().manual_seed(first_id)
+    labels = torch.arange(n) % 2
+    images = torch.randint(90, 160, (n, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    images[:, :, 2:4, 2:4] = (20 + 220 * labels)[:, None, None, None].byte()
+    saliency = torch.zeros(n, 1, 8, 8, dtype=torch.uint8)
+    saliency[:, :, 1:5, 1:5] = 255
+    bias = torch.arange(n) // 2 % 2
+    columns = {"saliency": saliency, "groups": torch.arange(n) // 4}
+    return ArraySource(images, labels, ids=torch.arange(n) + first_id, bias_labels=bias, columns=columns)
+
+
+@pytest.fixture(scope="module")
+def masked() -> Splits:
+    return Splits(squares(60, first_id=0), squares(48, first_id=1000))
+
+
+def noisy_encoder() -> nn.Sequential:
+    """Other in training mode than in evaluation, which also changes it."""
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(144, 6))
+    return nn.Sequential(*layers)
+
+
+def alone(one: nn.Module, splits: Splits, config: EvaluationConfig) -> Evaluation:
+    return evaluate(one, splits, replace(config, baselines=False), untrained=nn.Identity(), labels_used="none")
+
+
+def test_every_protocol_leaves_the_encoder_as_it_was(masked: Splits) -> None:
+    one = noisy_encoder().train()
+    one[1].eval()
+    before = {name: value.clone() for name, value in one.state_dict().items()}
+    config = EvaluationConfig.smoke().of(*get_args(Protocol))
+    found = {record.protocol for record in alone(one, masked, config).records}
+    assert {"attribution", "PGD", "background shift", "corruptions", "linear probe, SGD"} <= found
+    assert [module.training for module in one] == [True, False, True, True, True, True]
+    assert one.training
+    assert all(torch.equal(value, before[name]) for name, value in one.state_dict().items())
+    assert all(weight.requires_grad and weight.grad is None for weight in one.parameters())
+
+
+class HalfFeatures(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = noisy_encoder()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.encoder(images).half()
+
+
+@pytest.mark.parametrize(
+    "precise",
+    [noisy_encoder().double(), noisy_encoder().bfloat16(), HalfFeatures()],
+    ids=["float64 weights", "bfloat16 weights", "float16 features"],
+)
+def test_an_encoder_may_have_another_precision(precise: nn.Module, masked: Splits) -> None:
+    config = EvaluationConfig.smoke().of("knn", "linear_probe", "pgd", "attribution", "corruptions")
+    expected, found = (alone(one, masked, config).records for one in (noisy_encoder(), precise))
+    assert [(r.protocol, r.metric) for r in found] == [(r.protocol, r.metric) for r in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one.value == pytest.approx(other.value, abs=0.1)
+
+
+def test_what_measured_nothing_is_said(masked: Splits) -> None:
+    lonely = masked.test.subset(torch.arange(2))  # one test row of each class
+    config = EvaluationConfig.smoke().of("retrieval", "cross_retrieval", "linear_probe")
+    found = alone(noisy_encoder(), Splits(masked.train, lonely), config)
+    assert found.notes == (
+        "left out, since there are too few samples to compare: retrieval.",
+        "left out, since there are too few samples to compare: cross-hand retrieval.",
+    )
+    assert {record.protocol for record in found.records} == {"linear probe"}
+
+
+def test_lists_as_yaml_gives_them_become_tuples() -> None:
+    config = EvaluationConfig(protocols=["knn"], retrieval=Retrieval(recall_at=[1, 5]))  # type: ignore[arg-type]
+    assert config == EvaluationConfig(protocols=("knn",))
+    assert hash(config) == hash(EvaluationConfig(protocols=("knn",)))

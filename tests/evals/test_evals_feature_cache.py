@@ -190,9 +190,8 @@ class Power:
 
 
 def test_a_bound_method_is_its_function_and_its_object() -> None:
-    prints = set()
+    encoder, prints = Encoder(), set()
     for power in (2.0, 3.0, 3.0):
-        encoder = Encoder()
         encoder.activation = Power(power).raised
         prints.add(encoder_fingerprint(encoder))
     assert len(prints) == 2

@@ -188,3 +188,10 @@ def test_splits_check_each_other() -> None:
     other = Features.from_rows(torch.ones(2, 1), torch.arange(1, 3), torch.tensor([0, 0]))
     with pytest.raises(ValueError, match=r"1 ids have two labels, first \[1\]; give the test source ids of its own"):
         FeatureSplits(narrow, other)
+
+
+def test_strided_tensors_are_made_contiguous() -> None:
+    every_other = torch.arange(8)[::2]
+    features = Features(torch.rand(4, 4).T, every_other, every_other)
+    assert all(held.is_contiguous() for held in (features.rows, features.ids, features.labels))
+    assert features.positions(torch.tensor([4, 5])).tolist() == [2, -1]
