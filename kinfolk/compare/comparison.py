@@ -85,7 +85,7 @@ def compare(
     runs = planned_runs(config, folder)
     steps = total_steps(runs)
     check_comparable(config, runs, steps)
-    tasks: list[Task] = [*planned_references(config, folder), *runs]
+    tasks: list[Task] = [*runs, *planned_references(config, folder)]
     left = [task for task in tasks if not is_done(task)]
     on_first_rank(lambda: write_text(folder / CONFIG_FILE, to_yaml(config)))
     report(f"{len(runs)} runs, {len(runs) - sum(isinstance(task, PlannedRun) for task in left)} of them finished")

@@ -130,7 +130,7 @@ class Attribution:
         """The layer that `grad_cam` looks at, None when the encoder has no convolution.
 
         Raises:
-            ValueError: for a name that the encoder does not have.
+            ValueError: for a name that the encoder does not have, where it has convolutions.
 
         Example:
             >>> Attribution().convolution(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 4, 3)))
@@ -140,11 +140,11 @@ class Attribution:
         convolutions = {name: module for name, module in modules.items() if isinstance(module, nn.Conv2d)}
         if self.layer is None:
             return next(reversed(convolutions.values()), None)
-        if self.layer not in modules:
-            raise ValueError(
-                f"the encoder has no layer {self.layer!r}; its convolutions are {', '.join(convolutions) or 'none'}."
-            )
-        return modules[self.layer]
+        if self.layer in modules:
+            return modules[self.layer]
+        if not convolutions:  # raw pixels beside the encoder that has the layer
+            return None
+        raise ValueError(f"the encoder has no layer {self.layer!r}; its convolutions are {', '.join(convolutions)}.")
 
     def _grad_cam(self, model: nn.Sequential, images: Tensor, columns: Tensor) -> Tensor:
         layer = self.convolution(model[0])

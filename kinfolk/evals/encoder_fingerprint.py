@@ -130,6 +130,9 @@ class _Reading:
         if isinstance(code, type):
             if "<locals>" in code.__qualname__:  # its methods may be closures
                 raise UnknownContent(f"the class {code.__qualname__}, made in a function")
+            if id(code) in self.seen:
+                return
+            self.seen[id(code)] = len(self.seen)
             self.add({name: held for name, held in vars(code).items() if _is_setting(name, held)})
         if code.__module__ != "builtins":
             self.say(_source(code.__module__))
@@ -140,9 +143,11 @@ class _Reading:
         self.say("object", str(self.seen.setdefault(id(value), len(self.seen))))
         if known:
             return
-        if not hasattr(value, "__dict__"):
+        kinds = type(value).__mro__[:-1]
+        elsewhere = any(kind.__module__ == "builtins" or vars(kind).get("__slots__") for kind in kinds)
+        if elsewhere or not hasattr(value, "__dict__"):  # what it holds is not, or not all, among its attributes
             raise UnknownContent(f"an object of type {type(value).__qualname__}")
-        for kind in type(value).__mro__[:-1]:
+        for kind in kinds:
             self.add_code(kind)
         held = vars(value)
         if isinstance(value, torch.jit.ScriptModule):

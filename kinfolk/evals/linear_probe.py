@@ -88,7 +88,7 @@ class LinearProbe(FeatureEvaluator):
         [('accuracy', 1.0), ('balanced accuracy', 1.0)]
     """
 
-    l2: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    l2: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
     validation_fraction: float = 0.2
     seed: int = 0
     selection_rows: int = 20_000

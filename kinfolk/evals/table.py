@@ -18,7 +18,7 @@ def format_table(records: Sequence[Record], *, notes: Sequence[str] = ()) -> str
 
     Args:
         records: of one evaluation; the last one wins where two are of one encoder, protocol and metric.
-        notes: lines to print below, such as what `evaluation_notes` says was left out.
+        notes: lines to print below, such as what `Evaluation.notes` says was left out.
 
     Returns:
         The table, its legend and the notes.

@@ -58,7 +58,9 @@ class FittedImages(nn.Module):
         fitted = _with_channels(images, self.channels)
         if fitted.shape[2:] == self.image_size:
             return fitted
-        return F.interpolate(fitted, size=self.image_size, mode="bilinear", antialias=True).clamp(0, 1)
+        # In float32: the filter knows no half precision, in which an encoder may want its images.
+        resampled = F.interpolate(fitted.float(), size=self.image_size, mode="bilinear", antialias=True)
+        return resampled.clamp(0, 1).to(fitted.dtype)
 
 
 @dataclass(frozen=True)
@@ -156,10 +158,10 @@ class Transfer(SubjectEvaluator):
         features = everything.labelled()
         assert features.train.labels is not None
         details = {
-            "target_train": len(features.train),
-            "target_test": len(features.test),
+            "n_train": len(features.train),
+            "n_test": len(features.test),
             "target_classes": len(features.train.labels.unique()),
-            "target_unlabelled_dropped": sum(
+            "unlabelled_dropped": sum(
                 len(whole) - len(known)
                 for whole, known in ((everything.train, features.train), (everything.test, features.test))
             ),

@@ -62,7 +62,7 @@ def test_every_kind_of_field_can_be_varied() -> None:
     assert with_field(recipe("xclr-digits"), "relation", "none").relation is None
     assert with_field(config, "data", "fashion-mnist").source.kind == "fashion-mnist"
     assert with_field(config, "evaluation.linear_probe.l2.0", "0.5").evaluation.linear_probe.l2[0] == 0.5
-    with pytest.raises(ValueError, match="is a list of 7"):
+    with pytest.raises(ValueError, match="is a list of 8"):
         with_field(config, "evaluation.linear_probe.l2.9", "0.5")
 
 

@@ -425,6 +425,7 @@ def test_what_is_missing_is_said() -> None:
     assert list(quality().run(bare)) == []
     flat = Subject.of("made", Patch(), train=full, test=full)
     assert quality("grad_cam").missing(flat) == "no convolution"
+    assert AttributionQuality(Attribution("grad_cam", layer="blocks.2.0")).missing(flat) == "no convolution"
     assert list(quality("grad_cam").run(flat)) == []
     assert quality().missing(flat) is None
 

@@ -189,6 +189,19 @@ class Power:
         return x**self.power
 
 
+class Slotted:
+    __slots__ = ("power",)
+
+
+class AlsoSlotted(Slotted):
+    """Its power is not in its `__dict__`."""
+
+
+def test_a_class_that_lists_itself_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Encoder, "kinds", [Encoder, Namesake], raising=False)
+    assert encoder_fingerprint(Encoder()) != encoder_fingerprint(Namesake())
+
+
 def test_a_bound_method_is_its_function_and_its_object() -> None:
     encoder, prints = Encoder(), set()
     for power in (2.0, 3.0, 3.0):
@@ -222,6 +235,7 @@ def local_class(encoder: Encoder) -> None:
 
 UNKNOWN: dict[str, tuple[Callable[[Encoder], object], str]] = {
     "closure": (closure, "the closure closure.<locals>.<lambda>"),
+    "slots": (lambda e: setattr(e, "settings", AlsoSlotted()), "an object of type AlsoSlotted"),
     "local class": (local_class, "the class local_class.<locals>.Raised, made in a function"),
     "traced": (lambda e: setattr(e, "activation", torch.jit.trace(nn.ReLU(), torch.ones(1))), "a scripted module"),
     "hook": (lambda e: e.norm.register_forward_hook(lambda *_: None), "a hook of BatchNorm1d"),

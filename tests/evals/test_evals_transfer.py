@@ -112,6 +112,14 @@ def test_images_are_resized_as_evaluation_does_and_stay_within_range() -> None:
     torch.testing.assert_close(fitted(whole, channels=1, size=(3, 5)), torch.full((1, 1, 3, 5), 128 / 255))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_an_encoder_of_another_precision_gets_its_images_in_it(dtype: torch.dtype) -> None:
+    images, fitted = torch.rand(2, 1, 8, 8), FittedImages(channels=3, image_size=(5, 5))
+    found = fitted(images.to(dtype))
+    assert found.dtype == dtype
+    assert torch.allclose(found.float(), fitted(images), atol=0.01)
+
+
 def test_numbers_are_those_of_the_probes_on_the_target_itself(digits: Splits) -> None:
     """Digits have the images that the encoder takes, so transfer changes nothing about its features."""
     raw = RawPixels(channels=1, image_size=(8, 8))
@@ -149,10 +157,10 @@ def test_records_say_what_was_used(tmp_path: Path) -> None:
     target = archive(tmp_path, pictures(80, channels=4, size=(8, 8)), labels)
     details = next(iter(transfer(target).run(raw_subject()))).details
     assert {name: details[name] for name in details if name.startswith(("target", "images"))} == {
-        "target_train": 36,
-        "target_test": 36,
+        "n_train": 36,
+        "n_test": 36,
         "target_classes": 4,
-        "target_unlabelled_dropped": 8,
+        "unlabelled_dropped": 8,
         "images": "4x8x8 to 1x8x8: on white, then luma",
     }
 
@@ -165,7 +173,7 @@ def test_subsets_are_seeded_and_recorded() -> None:
     own = raw_subject()
     first, again, other = details(0), details(0), details(1)
     assert first == again
-    assert (first["target_train"], first["target_test"]) == (100, 50)
+    assert (first["n_train"], first["n_test"]) == (100, 50)
     assert first["value"] != other["value"]
 
 
@@ -294,7 +302,7 @@ def test_probes_are_fitted_on_the_targets_probe_part(digits: Splits) -> None:
             return ImbalancedConfig(rule="exponential").apply(digits)
 
     details = next(iter(transfer(Rare()).run(raw_subject()))).details
-    assert details["target_train"] == len(digits.train)
+    assert details["n_train"] == len(digits.train)
 
 
 @pytest.mark.parametrize(
