@@ -156,7 +156,7 @@ def test_records_say_what_was_used(tmp_path: Path) -> None:
     labels[::10] = -1
     target = archive(tmp_path, pictures(80, channels=4, size=(8, 8)), labels)
     details = next(iter(transfer(target).run(raw_subject()))).details
-    assert {name: details[name] for name in details if name.startswith(("target", "images"))} == {
+    assert {name: details[name] for name in details if name.startswith(("n_", "unlabelled", "target", "images"))} == {
         "n_train": 36,
         "n_test": 36,
         "target_classes": 4,
