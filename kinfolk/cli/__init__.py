@@ -52,7 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse and tyro leave this way, after printing what was wrong
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
     except KeyboardInterrupt:
-        print("interrupted; `kinfolk train ... --resume` continues a run from its last checkpoint", file=sys.stderr)
+        print(
+            "interrupted; `kinfolk train ... --resume` continues a run from its last checkpoint, and the same"
+            " `kinfolk compare ...` a comparison",
+            file=sys.stderr,
+        )
         return 130
     except FloatingPointError as error:
         print(f"kinfolk: training diverged: {error}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ def add_compare_command(commands: Any) -> None:
         metavar="[NAME=]RECIPE",
         nargs="*",
         help="a recipe, config.yaml or run's folder; changes may follow in the same quotes, as in --set."
-        " None: the comparison that lies in --out",
+        " None: the comparison that lies in --out, with --seeds added to it",
     )
     parser.add_argument("--seeds", type=int, nargs="+", help="default: 0 1 2")
     parser.add_argument("--views", type=int, metavar="N", help="image views of every run (default: as the recipes say)")
@@ -57,6 +58,7 @@ def add_compare_command(commands: Any) -> None:
 
 def _compare(arguments: argparse.Namespace) -> None:
     from kinfolk.compare import compare, describe_plan
+    from kinfolk.distributed import rank
 
     config, folder = _config(arguments)
     if arguments.jobs < 0:
@@ -64,7 +66,10 @@ def _compare(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         print(describe_plan(config, out=folder))
         return
-    found = compare(config, out=folder, jobs=arguments.jobs, command=_command_line())
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves through `finally`, which ends the workers
+    found = compare(config, out=folder, jobs=arguments.jobs, command=_command_line(arguments, folder))
+    if rank():  # the first process reports for all
+        return
     from kinfolk.compare.table import format_comparison
 
     print(f"\n{format_comparison(found)}\n\npage    {folder / 'README.md'}")
@@ -80,8 +85,10 @@ def _config(arguments: argparse.Namespace) -> tuple[ComparisonConfig, Path]:
     if not arguments.contenders:
         if arguments.out is None:
             arguments.parser.error("which contenders? Recipes such as simclr-digits, or --out with a comparison")
+        _refuse_beside_a_folder(arguments)
         config = read_config(Path(arguments.out))
-        return (replace(config, seeds=tuple(arguments.seeds)) if arguments.seeds else config), Path(arguments.out)
+        seeds = dict.fromkeys([*config.seeds, *(arguments.seeds or ())])
+        return replace(config, seeds=tuple(seeds)), Path(arguments.out)
     contenders = [contender(text) for text in arguments.contenders]
     changes = [("data", arguments.data)] if arguments.data else []
     changes += [_parted(arguments, text) for text in arguments.set] + [("derived", text) for text in arguments.derive]
@@ -105,6 +112,15 @@ def _config(arguments: argparse.Namespace) -> tuple[ComparisonConfig, Path]:
     )
 
 
+def _refuse_beside_a_folder(arguments: argparse.Namespace) -> None:
+    """A comparison that lies in a folder keeps its settings; only seeds can be added."""
+    fixed = ("views", "vary", "set", "data", "derive", "baseline", "name", "smoke")
+    if given := [f"--{name}" for name in fixed if getattr(arguments, name)]:
+        arguments.parser.error(
+            f"the comparison in {arguments.out} has its settings; name contenders to use {', '.join(given)}"
+        )
+
+
 def _parted(arguments: argparse.Namespace, text: str) -> tuple[str, str]:
     field, equals, value = text.partition("=")
     if not equals:
@@ -112,7 +128,12 @@ def _parted(arguments: argparse.Namespace, text: str) -> tuple[str, str]:
     return field, value
 
 
-def _command_line() -> str:
+def _command_line(arguments: argparse.Namespace, folder: Path) -> str | None:
+    """What was typed; without contenders, what was typed when the folder was made."""
+    import json
     import shlex
 
+    written = folder / "results.json"
+    if not arguments.contenders and written.is_file():
+        return json.loads(written.read_text(encoding="utf-8")).get("command")
     return shlex.join(["kinfolk", *sys.argv[1:]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,10 @@ from kinfolk.compare.runner import Task, is_done, perform_here, perform_in_proce
 from kinfolk.evals import Record
 from kinfolk.train import Run, TrainConfig, from_yaml, to_yaml
 from kinfolk.train.batches import views_per_step
+from kinfolk.train.device import join_processes
+from kinfolk.train.evaluation import labels_used
 from kinfolk.train.files import write_text
-from kinfolk.train.processes import on_first_rank
+from kinfolk.train.processes import from_first_rank, on_first_rank
 from kinfolk.train.serialization import encode, flatten
 
 CONFIG_FILE = "comparison.yaml"
@@ -83,14 +85,15 @@ def compare(
 
     folder = Path(out)
     runs = planned_runs(config, folder)
+    join_processes(runs[0].config.device, runs[0].config.precision)
     steps = total_steps(runs)
     check_comparable(config, runs, steps)
     tasks: list[Task] = [*runs, *planned_references(config, folder)]
-    left = [task for task in tasks if not is_done(task)]
+    left = [task for task in tasks if not from_first_rank(lambda task=task: is_done(task))]  # type: ignore[misc]
     on_first_rank(lambda: write_text(folder / CONFIG_FILE, to_yaml(config)))
     report(f"{len(runs)} runs, {len(runs) - sum(isinstance(task, PlannedRun) for task in left)} of them finished")
     if jobs == 0 or distributed.world_size() > 1:
-        failed = perform_here(left, report=report)
+        failed = perform_here(folder, left, report=report)
     else:
         failed = perform_in_processes(folder, left, jobs=jobs, report=report)
     found = gather(config, folder, failed=failed, command=command)
@@ -179,7 +182,7 @@ def gather(
         end = Run(run.folder).metrics[-1]
         costs[run.contender, run.setting, run.seed] = Cost(
             image_views=end["image_views"], steps=end["step"], batch_size=run.config.batch_size,
-            seconds=end["seconds"], peak_memory_mb=end["peak_memory_mb"], labels_used=records[0].labels_used,
+            seconds=end["seconds"], peak_memory_mb=end["peak_memory_mb"], labels_used=labels_used(run.config),
         )  # fmt: skip
     references = tuple(
         (setting, Record.from_dict(record))
@@ -188,7 +191,6 @@ def gather(
         for setting in reference.settings
         for record in read_records(reference.file)
     )
-    first = runs[0].config
     return Comparison(
         name=config.name,
         baseline=config.reference_name,
@@ -200,7 +202,7 @@ def gather(
         references=references,
         costs=costs,
         differing=differing_fields(config),
-        shared=_shared(first),
+        shared=_shared([run.config for run in runs]),
         machine=_machine(),
         failed=failed or {},
         command=command,
@@ -222,8 +224,13 @@ def _check_sizes(
         )
 
 
-def _shared(config: TrainConfig) -> dict[str, str]:
+def _shared(configs: Sequence[TrainConfig]) -> dict[str, str]:
     """What all runs have in common, as the page says it."""
+    first, *others = (_parts(config) for config in configs)
+    return {name: text for name, text in first.items() if all(other[name] == text for other in others)}
+
+
+def _parts(config: TrainConfig) -> dict[str, str]:
     evaluation = config.evaluation
     limits = (("train", evaluation.max_train_rows), ("test", evaluation.max_test_rows))
     rows = [f"{name} {size:,}" for name, size in limits if size]
@@ -243,10 +250,10 @@ def one_line(part: Any) -> str:
         >>> one_line(SimCLRConfig(temperature=0.5))
         'simclr temperature=0.5'
     """
-    own, usual = flatten(encode(part)), {}
-    with suppress(TypeError):  # a part without defaults shows all it has
-        usual = flatten(encode(type(part)()))
-    changed = [f"{name}={value}" for name, value in own.items() if name != "kind" and usual.get(name, own) != value]
+    own = flatten(encode(part))
+    defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(part)}
+    usual = flatten({name: encode(value) for name, value in defaults.items() if value is not MISSING})
+    changed = [f"{name}={value}" for name, value in own.items() if name != "kind" and usual.get(name, MISSING) != value]
     return " ".join([getattr(part, "kind", type(part).__name__), *changed])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from kinfolk.recipes import RECIPES, recipe, with_field
 from kinfolk.train import TrainConfig, load_config
@@ -106,6 +107,10 @@ class ComparisonConfig:
                     f"values of {self.varied.field} must differ in letters or digits: {self.varied.values}"
                 )
 
+        places = [f"{folder_name(name)}-{folder_name(setting)}" for name in names for setting in self.settings]
+        if twice := sorted({place for place in places if places.count(place) > 1}):
+            raise ValueError(f"names and values together must differ too, but two runs would be called {twice[0]!r}")
+
     @property
     def reference_name(self) -> str:
         """The contender that others are compared with."""
@@ -168,4 +173,4 @@ def folder_name(text: str) -> str:
 
 
 def _is_path(text: str) -> bool:
-    return text.endswith((".yaml", ".yml")) or "/" in text
+    return text.endswith((".yaml", ".yml")) or "/" in text or (Path(text) / "config.yaml").is_file()

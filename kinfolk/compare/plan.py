@@ -165,9 +165,9 @@ def differing_fields(config: ComparisonConfig) -> dict[str, dict[str, str]]:
     fields = list(dict.fromkeys(field for values in flat.values() for field in values))
     found = {}
     for field in fields:
-        values = {name: _text(values.get(field, "")) for name, values in flat.items()}
-        if len(set(values.values())) > 1:
-            found[field] = values
+        values = {name: values.get(field) for name, values in flat.items()}
+        if any(value != next(iter(values.values())) for value in values.values()):
+            found[field] = {name: "none" if value is None else str(value) for name, value in values.items()}
     return found
 
 
@@ -204,7 +204,3 @@ def _differing(one: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any, Any
     flat_left, flat_right = flatten(left), flatten(right)
     names = [name for name in {**flat_left, **flat_right} if flat_left.get(name) != flat_right.get(name)]
     return {name: (flat_left.get(name), flat_right.get(name)) for name in names}
-
-
-def _text(value: Any) -> str:
-    return "none" if value is None else str(value)

@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from kinfolk import distributed
 from kinfolk.compare.plan import PlannedReference, PlannedRun, status
 from kinfolk.evals import FeatureCache
 from kinfolk.train import Run, fit, load_encoder, to_yaml
 from kinfolk.train.evaluation import measure, write_evaluation
 from kinfolk.train.files import write_text
-from kinfolk.train.processes import on_first_rank
+from kinfolk.train.processes import from_first_rank, on_first_rank
 
 Task = PlannedRun | PlannedReference
 
@@ -41,12 +42,12 @@ def perform(task: Task) -> None:
         ValueError: when the folder of a run holds one with another config.
         FloatingPointError: when training diverges.
     """
-    if is_done(task):
+    if from_first_rank(lambda: is_done(task)):
         return
     if isinstance(task, PlannedReference):
         on_first_rank(lambda: write_evaluation(task.file, measure(task.config, None, task.config.load())))
         return
-    stage = status(task)
+    stage = from_first_rank(lambda: status(task))
     if stage == "measured otherwise":
         on_first_rank(lambda: _measure_again(task))
         return
@@ -61,8 +62,10 @@ def _measure_again(run: PlannedRun) -> None:
     write_text(there.config_file, to_yaml(run.config))
 
 
-def perform_here(tasks: Sequence[Task], *, report: Callable[[str], None]) -> dict[str, str]:
+def perform_here(folder: Path, tasks: Sequence[Task], *, report: Callable[[str], None]) -> dict[str, str]:
     """Perform tasks one after the other in this process, or with all ranks of a group.
+
+    A task that another comparison's process holds is waited for, as in `perform_in_processes`.
 
     Returns:
         Why a task failed, by its key; empty when all went well. A failure does not keep the others from running.
@@ -71,7 +74,8 @@ def perform_here(tasks: Sequence[Task], *, report: Callable[[str], None]) -> dic
     for task in tasks:
         begun = time.perf_counter()
         try:
-            perform(task)
+            with _waited_for(folder, task):
+                perform(task)
         except FloatingPointError as error:  # divergence is a result of this run, not a fault of the comparison
             failed[task.key] = str(error)
             report(f"{task}: failed: {error}")
@@ -132,6 +136,20 @@ def claimed(folder: Path, task: Task) -> Iterator[bool]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         yield _lock(file)
+
+
+@contextmanager
+def _waited_for(folder: Path, task: Task) -> Iterator[None]:
+    """Hold a task; on several ranks the first one holds it for all."""
+    if distributed.rank():
+        yield
+        return
+    while True:
+        with claimed(folder, task) as ours:
+            if ours:
+                yield
+                return
+        time.sleep(_POLL_SECONDS)
 
 
 def _lock(file: IO[str]) -> bool:

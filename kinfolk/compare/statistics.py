@@ -77,11 +77,14 @@ class Estimate:
 
     @property
     def p_value(self) -> float | None:
-        """Student's two-sided p-value of a mean of zero; None for one seed, 0 or 1 without spread."""
+        """Student's two-sided p-value of a mean of zero; 1 for values that are all zero.
+
+        None for one seed, and for equal values that are not zero: without spread there is nothing to judge them by.
+        """
         if self.sd is None:
             return None
         if self.sd == 0:
-            return 0.0 if self.mean else 1.0
+            return None if self.mean else 1.0
         return float(2 * stdtr(self.n - 1, -abs(self.mean) / (self.sd / math.sqrt(self.n))))
 
 

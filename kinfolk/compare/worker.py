@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from kinfolk.compare.comparison import read_config
+from kinfolk.compare.comparison import CONFIG_FILE, read_config
 from kinfolk.compare.plan import planned_references, planned_runs
 from kinfolk.compare.runner import LOCKED, Task, claimed, perform
 
@@ -21,7 +21,10 @@ def main(folder: Path, key: str) -> int:
     """
     config = read_config(folder)
     tasks: list[Task] = [*planned_references(config, folder), *planned_runs(config, folder)]
-    task = next(task for task in tasks if task.key == key)
+    task = next((task for task in tasks if task.key == key), None)
+    if task is None:
+        print(f"{folder / CONFIG_FILE} has no {key} any more: another comparison was begun in this folder", flush=True)
+        return 1
     with claimed(folder, task) as ours:
         if not ours:
             time.sleep(_PATIENCE_SECONDS)

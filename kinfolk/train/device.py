@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import warnings
@@ -95,6 +96,18 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
             InitProcessGroupKwargs(timeout=timedelta(hours=3)),
         ],
     )
+
+
+def join_processes(device: str, precision: str) -> None:
+    """Join the process group where one was launched, so that ranks can speak before a first run makes its Accelerator.
+
+    Args:
+        device: of the runs to come, ``auto`` is resolved.
+        precision: of the runs to come, ``auto`` is resolved.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        device = resolve_device(device)
+        make_accelerator(device, resolve_precision(precision, device))
 
 
 def prepare(

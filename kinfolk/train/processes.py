@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from kinfolk import distributed
 from kinfolk.nn import SynchronisedBatchNorm
 from kinfolk.train.checkpoint import random_states
+
+T = TypeVar("T")
 
 _BUCKET = 2**23  # entries that travel at once; 32 MB in float32
 
@@ -97,6 +99,26 @@ def on_first_rank(action: Callable[[], object]) -> None:
         broadcast_object_list(outcome)
     if outcome[0] is not None:
         raise outcome[0]
+
+
+def from_first_rank(question: Callable[[], T]) -> T:
+    """Return on all ranks what rank 0 finds, such as the state of a file; its error is raised on all ranks.
+
+    Example:
+        >>> from_first_rank(lambda: 3)
+        3
+    """
+    from accelerate.utils import broadcast_object_list
+
+    answer: list[Any] = [None]
+
+    def ask() -> None:
+        answer[0] = question()
+
+    on_first_rank(ask)
+    if distributed.world_size() > 1:
+        broadcast_object_list(answer)
+    return answer[0]
 
 
 def gather_states() -> list[dict[str, Any]]:

@@ -137,6 +137,20 @@ def test_what_differs_between_contenders_is_listed_with_values() -> None:
     assert "name" not in found
 
 
+def test_equal_numbers_do_not_differ_however_they_are_written() -> None:
+    texts = {"a": "20", "b": "20.0"}
+    both = [replace(SIMCLR, name=one, config=with_field(SIMCLR.config, "views.rotation", texts[one])) for one in texts]
+    assert differing_fields(ComparisonConfig("c", tuple(both))) == {}
+
+
+def test_a_run_s_folder_is_a_contender_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.yaml").write_text(to_yaml(SUPCON.config))
+    monkeypatch.chdir(tmp_path)
+    assert contender("mine").name == "supcon"
+    assert contender("labels=mine").config == SUPCON.config
+
+
 def test_a_comparison_round_trips_through_yaml() -> None:
     config = ComparisonConfig(
         "c",
@@ -158,6 +172,13 @@ def test_a_comparison_round_trips_through_yaml() -> None:
         ({"baseline": "moco"}, "one of simclr, supcon; found 'moco'"),
         ({"image_views": 0}, "at least 1; found 0"),
         ({"varied": Variation("batch_size", ("-1", "1"))}, "must differ in letters or digits"),
+        (
+            {
+                "contenders": (replace(SIMCLR, name="a"), replace(SIMCLR, name="a b")),
+                "varied": Variation("derived", ("b c", "c")),
+            },
+            "two runs would be called 'a-b-c'",
+        ),
     ],
 )
 def test_comparisons_that_make_no_sense_are_refused(changes: dict, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,13 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from kinfolk.compare import Comparison, ComparisonConfig, Contender, compare, describe_plan, read_config
+from kinfolk.cli import main
+from kinfolk.compare import Comparison, ComparisonConfig, Contender, Variation, compare, describe_plan, read_config
+from kinfolk.compare.comparison import gather
 from kinfolk.compare.plan import planned_runs, status
 from kinfolk.compare.runner import claimed
 from kinfolk.recipes import recipe, smoke, with_field
 
 LIGHT = ("evaluation.protocols", "[knn]")
 SIMCLR, SUPCON = (Contender(name, with_field(smoke(recipe(f"{name}-digits")), *LIGHT)) for name in ("simclr", "supcon"))
+START = (
+    "import sys; from pathlib import Path; from kinfolk.compare import compare, read_config;"
+    " compare(read_config(Path(sys.argv[1])), out=sys.argv[2], jobs=1)"
+)
 CONFIG = ComparisonConfig("small", (SIMCLR, SUPCON), seeds=(0,), image_views=512)
 
 
@@ -124,11 +131,7 @@ def test_a_killed_comparison_repeats_nothing_and_gives_the_same_table(tmp_path: 
     )
     whole, _ = quiet(config, tmp_path / "whole")
     out = tmp_path / "killed"
-    quiet_start = (
-        "import sys; from pathlib import Path; from kinfolk.compare import compare, read_config;"
-        "compare(read_config(Path(sys.argv[1])), out=sys.argv[2], jobs=1)"
-    )
-    command = [sys.executable, "-c", quiet_start, str(tmp_path / "whole"), str(out)]
+    command = [sys.executable, "-c", START, str(tmp_path / "whole"), str(out)]
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     runs = planned_runs(config, out)
     deadline = time.monotonic() + 240
@@ -146,6 +149,44 @@ def test_a_killed_comparison_repeats_nothing_and_gives_the_same_table(tmp_path: 
     assert lines[0] == f"4 runs, {len(before)} of them finished"
     assert {folder: (Path(folder) / "metrics.jsonl").read_bytes() for folder in before} == before
     assert again.results == whole.results
+
+
+def test_what_is_the_same_for_all_is_the_same_for_all(tmp_path: Path) -> None:
+    faster = replace(SUPCON, config=with_field(SUPCON.config, "optimizer.learning_rate", "0.01"))
+    varied = Variation("derived", ("none", "few-labels per_class=30"))
+    found = gather(replace(CONFIG, contenders=(SIMCLR, faster), varied=varied), tmp_path)
+    assert {"optimizer", "derived"}.isdisjoint(found.shared)
+    assert found.shared["source"] == "digits"
+    assert found.differing["optimizer.learning_rate"]["supcon"] == "0.01"
+
+
+def test_two_ranks_give_the_numbers_of_one(tmp_path: Path) -> None:
+    plain = with_field(SUPCON.config, "encoder.norm", "group")
+    config = replace(CONFIG, contenders=(Contender("supcon", plain),))
+    alone, _ = quiet(config, tmp_path / "one")
+    (tmp_path / "run.py").write_text(START)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launched = subprocess.run(
+        [*launcher, str(tmp_path / "run.py"), str(tmp_path / "one"), str(tmp_path / "two")],
+        capture_output=True, text=True, check=False, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert launched.returncode == 0, launched.stderr
+    found = Comparison.from_json((tmp_path / "two" / "results.json").read_text())
+    assert [(one.metric, one.value) for one in found.results] == [
+        (one.metric, pytest.approx(one.value, abs=1 / 150 + 1e-9)) for one in alone.results
+    ]
+    start = (tmp_path / "two" / "runs" / "supcon" / "seed-0" / "metrics.jsonl").read_text().splitlines()[0]
+    assert json.loads(start)["processes"] == 2
+
+
+def test_a_comparison_in_a_folder_takes_more_seeds_and_nothing_else(
+    finished: tuple[Path, Comparison], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, _ = finished
+    assert main(["compare", "--out", str(out), "--views", "99", "--baseline", "supcon"]) == 2
+    assert "name contenders to use --views, --baseline" in capsys.readouterr().err
+    assert main(["compare", "--out", str(out), "--seeds", "5", "--dry-run"]) == 0
+    assert "0, 5" in capsys.readouterr().out
 
 
 def test_the_plan_says_what_is_left_and_how_long_it_takes(finished: tuple[Path, Comparison]) -> None:

@@ -127,7 +127,7 @@ def test_values_that_are_equal_for_all_seeds_have_an_interval_without_width() ->
     statistics = statistics_of(comparison_of(values))
     same, other = statistics.differences["b", "", KNN], statistics.differences["c", "", KNN]
     assert (same.sd, same.half, same.p_value, same.excludes_zero) == (0.0, 0.0, 1.0, False)
-    assert (other.sd, other.half, other.p_value, other.excludes_zero) == (0.0, 0.0, 0.0, True)
+    assert (other.sd, other.half, other.p_value, other.excludes_zero) == (0.0, 0.0, None, True)
     assert statistics.values["a", "", KNN].mean == 0.7, "no rounding of a sum"
 
 
