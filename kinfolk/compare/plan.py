@@ -165,6 +165,8 @@ def differing_fields(config: ComparisonConfig) -> dict[str, dict[str, str]]:
     fields = list(dict.fromkeys(field for values in flat.values() for field in values))
     found = {}
     for field in fields:
+        if field == "epochs" and config.image_views is not None:  # which then counts for nothing
+            continue
         values = {name: values.get(field) for name, values in flat.items()}
         if any(value != next(iter(values.values())) for value in values.values()):
             found[field] = {name: "none" if value is None else str(value) for name, value in values.items()}

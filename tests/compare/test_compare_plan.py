@@ -134,6 +134,9 @@ def test_what_differs_between_contenders_is_listed_with_values() -> None:
     assert found["method.kind"] == {"simclr": "simclr", "supcon": "supcon"}
     assert found["batch_size"] == {"simclr": "64", "supcon": "32"}
     assert "encoder.width" not in found
+    longer = ComparisonConfig("c", (SIMCLR, with_steps(SUPCON, epochs=9)))
+    assert "epochs" in differing_fields(longer)
+    assert "epochs" not in differing_fields(replace(longer, image_views=640))
     assert "name" not in found
 
 
