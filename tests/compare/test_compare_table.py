@@ -107,7 +107,7 @@ def test_with_a_varied_field_each_setting_has_its_best_and_the_change_is_shown()
     assert found[0][:3] == ["batch\\_size", "contender", "kNN accuracy, % ↑"]
     assert [row[:2] for row in found[1:]] == [["32", "a"], ["32", "b"], ["512", "a"], ["512", "b"]]
     assert ["**" in row[2] for row in found[1:]] == [False, True, False, True]
-    assert rows_of(comparison, "changes") == [["contender", "kNN accuracy, % ↑", "pairs"], ["b", "-8.0 ± 0.0 ‡", "3"]]
+    assert rows_of(comparison, "changes") == [["contender", "kNN accuracy, % ↑", "pairs"], ["b", "-8.0 ± 0.0 †", "3"]]
 
 
 def test_missing_runs_are_counted_cell_by_cell() -> None:
