@@ -33,8 +33,8 @@ class FewLabelProbe(FeatureEvaluator):
         shares: which shares of every class, in (0, 1], rounded; class-balanced in that the classes keep their ratio.
         seeds: one draw each; the interval of the mean needs at least two.
         l2: penalty on the weights, > 0; the objective is mean cross-entropy + l2 / 2 * ||W||^2, the bias free.
-        tolerance: largest gradient entry, in scaled weights, at which a fit stops; ten times as much halves the time, and
-            moves raw pixels by a point at one label per class.
+        tolerance: largest gradient entry, in scaled weights, at which a fit stops; at ten times as much fits take half
+            the time, and one label per class gives raw pixels a point more.
         max_steps: L-BFGS steps per fit.
 
     Raises:
