@@ -51,5 +51,6 @@ def seconds_per_step(config: TrainConfig, splits: Splits) -> float:
         batch = make_batch(splits.train.fetch(indices), views, epoch=0, device=device)
         method(batch)["loss"].backward()
         method.zero_grad()
+        method.after_step()
         times.append(time.perf_counter() - begun)
     return sum(times[1:]) / len(times[1:])

@@ -7,6 +7,8 @@ from kinfolk.methods.fine_tune import FineTune as FineTune
 from kinfolk.methods.fine_tune import FineTuneConfig as FineTuneConfig
 from kinfolk.methods.moco import MoCo as MoCo
 from kinfolk.methods.moco import MoCoConfig as MoCoConfig
+from kinfolk.methods.momentum import MomentumConfig as MomentumConfig
+from kinfolk.methods.plan import TrainingPlan as TrainingPlan
 from kinfolk.methods.simclr import SimCLR as SimCLR
 from kinfolk.methods.simclr import SimCLRConfig as SimCLRConfig
 from kinfolk.methods.supcon import SupCon as SupCon
@@ -23,9 +25,11 @@ __all__ = [
     "Method",
     "MoCo",
     "MoCoConfig",
+    "MomentumConfig",
     "SimCLR",
     "SimCLRConfig",
     "SupCon",
     "SupConConfig",
+    "TrainingPlan",
     "XCLRConfig",
 ]

@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
     from kinfolk.data.relations import Relation
+    from kinfolk.methods.plan import TrainingPlan
 
 
 class Method(nn.Module, ABC):
     """A training method: which modules, which loss, and what happens after a step.
 
-    A step is `terms = method(batch)`, backward from `terms["loss"]`, the optimiser's step, `method.after_step()`.
+    Before the first step comes `method.begin(plan)`, which tells how long training is and which samples it sees. A step
+    is `terms = method(batch)`, backward from `terms["loss"]`, the optimiser's step, `method.after_step()`.
     `forward` has two parts: `embed`, which treats each sample by itself, and `terms`, which compares them. So a large
     batch can pass the encoder in chunks (see `kinfolk.train.cached_backward`) and be contrasted as a whole. Everything
     that needs a gradient happens in these two, since data-parallel wrappers synchronise only in `forward`. All that a
@@ -30,6 +32,16 @@ class Method(nn.Module, ABC):
 
     encoder: nn.Module
     relation: Relation | None = None
+
+    def begin(self, plan: TrainingPlan) -> None:
+        """Make what depends on the training ahead: schedules, and buffers with a row for every sample.
+
+        The trainer calls it once, on a fresh method, before an optimiser is built, the method is moved to its device,
+        or a checkpoint is restored. Most methods need nothing.
+
+        Args:
+            plan: how long training is, and on what.
+        """
 
     @abstractmethod
     def embed(self, batch: Mapping[str, Any]) -> tuple[Float[Tensor, "n d"], ...]:

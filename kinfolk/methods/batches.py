@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,13 +12,16 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int64
 
 
-def read_views(batch: Mapping[str, Any], *, method: str, count: int | None = None) -> list[Float[Tensor, "n c h w"]]:
+def read_views(
+    batch: Mapping[str, Any], *, method: str, count: int | None = None, same_size: bool = True
+) -> list[Float[Tensor, "n c h w"]]:
     """Return the views of a batch: `count` of them, or any number from two up.
 
     Args:
         batch: has `views`, a list of equally shaped image tensors.
         method: named in the errors.
         count: how many the method takes; None for two or more.
+        same_size: whether all views must have one shape; small crops and the channels of a colour space do not.
 
     Raises:
         ValueError: no views, too few or too many, or views of different shapes.
@@ -34,9 +37,32 @@ def read_views(batch: Mapping[str, Any], *, method: str, count: int | None = Non
         wanted = "at least two views" if count is None else f"exactly {count} views"
         raise ValueError(f"{method} takes {wanted} of each image, found {len(views)}; set ViewsConfig.count.")
     shapes = [tuple(view.shape) for view in views]
-    if len(set(shapes)) > 1:
+    if same_size and len(set(shapes)) > 1:
         raise ValueError(f"{method} takes views of equal shapes, found {shapes}.")
     return views
+
+
+def encode_views(
+    encode: Callable[[Tensor], Tensor], views: Sequence[Float[Tensor, "n c h w"]]
+) -> list[Float[Tensor, "n d"]]:
+    """Encode views, those of one shape as one batch, so that batch norm sees them together.
+
+    Args:
+        encode: from images `[b, C, H, W]` to rows `[b, d]`; it runs once per shape.
+        views: of as many samples each.
+
+    Example:
+        >>> large, small = torch.ones(3, 1, 4, 4), torch.ones(3, 1, 2, 2)
+        >>> [float(rows.sum()) for rows in encode_views(lambda x: x.flatten(1), [large, small, 2 * large])]
+        [48.0, 12.0, 96.0]
+    """
+    rows: list[Tensor] = [torch.empty(0)] * len(views)
+    for shape in dict.fromkeys(view.shape for view in views):
+        places = [place for place, view in enumerate(views) if view.shape == shape]
+        encoded = encode(torch.cat([views[place] for place in places]))
+        for place, part in zip(places, encoded.tensor_split(len(places)), strict=True):
+            rows[place] = part
+    return rows
 
 
 def read_ids(batch: Mapping[str, Any]) -> Int64[Tensor, " n"]:

@@ -1,4 +1,4 @@
-"""Modules that methods are made of: encoders, projection heads, the EMA twin and the feature queue."""
+"""Modules that methods are made of: encoders, heads, moving averages, queues, banks and clusters."""
 
 from kinfolk.nn.adapter import AdaptedEncoder as AdaptedEncoder
 from kinfolk.nn.adapter import as_encoder as as_encoder
@@ -12,10 +12,13 @@ from kinfolk.nn.initial_weights import InitialWeights as InitialWeights
 from kinfolk.nn.initial_weights import load_initial_weights as load_initial_weights
 from kinfolk.nn.mlp import MLPConfig as MLPConfig
 from kinfolk.nn.mlp import MLPEncoder as MLPEncoder
+from kinfolk.nn.momentum import MomentumSchedule as MomentumSchedule
+from kinfolk.nn.momentum import MomentumTwin as MomentumTwin
 from kinfolk.nn.norms import SplitBatchNorm as SplitBatchNorm
 from kinfolk.nn.norms import SynchronisedBatchNorm as SynchronisedBatchNorm
 from kinfolk.nn.norms import split_batch_norm as split_batch_norm
 from kinfolk.nn.norms import synchronise_batch_norm as synchronise_batch_norm
+from kinfolk.nn.progress import Progress as Progress
 from kinfolk.nn.queue import FeatureQueue as FeatureQueue
 from kinfolk.nn.queue import QueueSnapshot as QueueSnapshot
 from kinfolk.nn.resnet import ResNet18 as ResNet18
@@ -34,6 +37,9 @@ __all__ = [
     "InitialWeights",
     "MLPConfig",
     "MLPEncoder",
+    "MomentumSchedule",
+    "MomentumTwin",
+    "Progress",
     "ProjectionHead",
     "QueueSnapshot",
     "ResNet18",

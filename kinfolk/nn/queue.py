@@ -47,7 +47,7 @@ class FeatureQueue(nn.Module):
     TORCH_DISTRIBUTED_DEBUG=INFO each call of `enqueue` compares the ranks and raises `ValueError` where they differ.
 
     In eval mode `enqueue` changes nothing. Read with `snapshot()`: a copy, so that writing between a loss and its
-    backward pass cannot corrupt the gradient.
+    backward pass cannot corrupt the gradient. A method calls `hold` where its rows are made and `flush` after the step.
 
     Example:
         >>> queue = FeatureQueue(3, 2)
@@ -73,6 +73,12 @@ class FeatureQueue(nn.Module):
         self.register_buffer("row_labels", torch.full((size,), -1))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
+        self._held: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
+
+    @property
+    def fill(self) -> Float[Tensor, ""]:
+        """Share of the rows that came from data."""
+        return self.filled / self.size
 
     def snapshot(self) -> QueueSnapshot:
         """Return copies of the rows, ids and labels, in storage order."""
@@ -115,6 +121,36 @@ class FeatureQueue(nn.Module):
         if distributed.debugging():
             for name, values in self.named_buffers():
                 distributed.require_equal(values, f"the queue's {name}")
+
+    def hold(
+        self,
+        features: Float[Tensor, "b d"],
+        ids: Int64[Tensor, " b"] | None = None,
+        labels: Int64[Tensor, " b"] | None = None,
+    ) -> None:
+        """Keep this rank's rows of a training pass until `flush`; those of a pass without gradient are let go.
+
+        Args:
+            features, ids, labels: as in `enqueue`.
+        """
+        if self.training and torch.is_grad_enabled():
+            self._held.append((features.detach(), ids, labels))
+
+    def flush(self) -> bool:
+        """Enqueue what was held since the last call, of all ranks in rank order; return whether there was anything.
+
+        Example:
+            >>> queue = FeatureQueue(2, 2)
+            >>> queue.hold(torch.eye(2), ids=torch.tensor([5, 6]))
+            >>> queue.flush(), queue.flush(), queue.snapshot().ids.tolist()
+            (True, False, [5, 6])
+        """
+        held, self._held = self._held, []
+        for rows in held:
+            features, ids, labels = (None if x is None else distributed.all_gather(x) for x in rows)
+            assert features is not None
+            self.enqueue(features, ids, labels)
+        return bool(held)
 
     def _column(self, name: str, values: Tensor | None, features: Tensor) -> Tensor:
         """Return ids or labels as int64 on the queue's device, one per row of `features`."""

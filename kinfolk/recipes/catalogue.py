@@ -8,38 +8,23 @@ from dataclasses import replace
 from functools import partial
 
 from kinfolk.evals import EvaluationConfig
-from kinfolk.methods import MoCoConfig
 from kinfolk.nn import ResNet18Config, SmallConvConfig
-from kinfolk.recipes import digits, emoji, fashion_mnist, fine_tune, table
+from kinfolk.recipes import cifar10, digits, emoji, fashion_mnist, fine_tune, imagenet, table
 from kinfolk.train import TrainConfig
 
+# Every method on every set of data has its own function, in the data's file; the name of a recipe is METHOD-DATA.
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
-    "simclr-digits": digits.simclr,
-    "moco-digits": digits.moco,
-    "supcon-digits": digits.supcon,
-    "xclr-digits": digits.xclr,
-    "cacr-digits": digits.cacr,
-    "simclr-digits-moved": partial(digits.simclr, moved=True),
-    "moco-digits-moved": partial(digits.moco, moved=True),
-    "supcon-digits-moved": partial(digits.supcon, moved=True),
-    "xclr-digits-moved": partial(digits.xclr, moved=True),
-    "cacr-digits-moved": partial(digits.cacr, moved=True),
-    "simclr-fashion-mnist": fashion_mnist.simclr,
-    "moco-fashion-mnist": fashion_mnist.moco,
-    "supcon-fashion-mnist": fashion_mnist.supcon,
-    "xclr-fashion-mnist": fashion_mnist.xclr,
-    "cacr-fashion-mnist": fashion_mnist.cacr,
-    "simclr-emoji": emoji.simclr,
+    **{f"{method}-digits": make for method, make in digits.METHODS.items()},
+    **{f"{method}-digits-moved": partial(make, moved=True) for method, make in digits.METHODS.items()},
+    **{f"{method}-fashion-mnist": make for method, make in fashion_mnist.METHODS.items()},
+    **{f"{method}-emoji": make for method, make in emoji.METHODS.items()},
+    **{f"{method}-table": make for method, make in table.METHODS.items()},
+    **{f"{method}-cifar10": make for method, make in cifar10.METHODS.items()},
+    **{f"{method}-imagenet": make for method, make in imagenet.METHODS.items()},
     "simclr-emoji-hands": emoji.simclr_hands,
-    "moco-emoji": emoji.moco,
-    "supcon-emoji": emoji.supcon,
-    "xclr-emoji": emoji.xclr,
-    "cacr-emoji": emoji.cacr,
     "fine-tune-digits": fine_tune.digits,
     "fine-tune-digits-moved": partial(fine_tune.digits, moved=True),
     "fine-tune-fashion-mnist": fine_tune.fashion_mnist,
-    "simclr-table": table.simclr,
-    "supcon-table": table.supcon,
 }
 
 
@@ -75,7 +60,7 @@ def smoke(config: TrainConfig) -> TrainConfig:
         config,
         name=f"{config.name}-smoke",
         encoder=replace(encoder, width=8) if isinstance(encoder, SmallConvConfig | ResNet18Config) else encoder,
-        method=replace(method, queue_size=128) if isinstance(method, MoCoConfig) else method,
+        method=method.smoke() if hasattr(method, "smoke") else method,
         evaluation=EvaluationConfig.smoke(),
         batch_size=64,
         epochs=2,

@@ -6,6 +6,7 @@ labels. Moved digits are hard for pixels, and there training shows everywhere: t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from kinfolk.data import ClassTableConfig, DigitsConfig
@@ -61,3 +62,13 @@ def _digits(method: MethodConfig, *, moved: bool) -> TrainConfig:
         epochs=80,
         checkpoint_every_epochs=20,
     )
+
+
+METHODS: dict[str, Callable[..., TrainConfig]] = {
+    "simclr": simclr,
+    "moco": moco,
+    "supcon": supcon,
+    "xclr": xclr,
+    "cacr": cacr,
+}
+"""The recipes of this file by the name of their method."""

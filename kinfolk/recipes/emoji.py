@@ -7,6 +7,7 @@ concepts that no method has seen.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from kinfolk.data import CaptionsConfig, EmojiConfig
@@ -77,3 +78,13 @@ def _emoji(method: MethodConfig) -> TrainConfig:
         epochs=10,
         checkpoint_every_epochs=5,
     )
+
+
+METHODS: dict[str, Callable[..., TrainConfig]] = {
+    "simclr": simclr,
+    "moco": moco,
+    "supcon": supcon,
+    "xclr": xclr,
+    "cacr": cacr,
+}
+"""The recipes of this file by the name of their method."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from kinfolk.data import ClassTableConfig, FashionMNISTConfig
@@ -59,3 +60,13 @@ def _fashion_mnist(method: MethodConfig) -> TrainConfig:
         epochs=10,
         checkpoint_every_epochs=1,
     )
+
+
+METHODS: dict[str, Callable[..., TrainConfig]] = {
+    "simclr": simclr,
+    "moco": moco,
+    "supcon": supcon,
+    "xclr": xclr,
+    "cacr": cacr,
+}
+"""The recipes of this file by the name of their method."""

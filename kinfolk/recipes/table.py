@@ -5,6 +5,8 @@ Views replace features of a row by those of other rows; a multilayer perceptron 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from kinfolk.data import TableConfig, TableViewsConfig
 from kinfolk.evals import KNN, EvaluationConfig
 from kinfolk.methods import SimCLRConfig, SupConConfig
@@ -38,3 +40,10 @@ def _table(method: MethodConfig) -> TrainConfig:
         epochs=60,
         checkpoint_every_epochs=20,
     )
+
+
+METHODS: dict[str, Callable[..., TrainConfig]] = {
+    "simclr": simclr,
+    "supcon": supcon,
+}
+"""The recipes of this file by the name of their method."""

@@ -92,14 +92,14 @@ def fit(
     views = make_views(config.views, source, seed=config.seed)
     encoder = build_encoder(config, source)
     taken = None if init is None else initialise_encoder(encoder, init, partial=init_partial)
-    method = build_method(config, source, encoder=encoder)
+    sampler = make_sampler(config, source, rank=accelerator.process_index, world_size=accelerator.num_processes)
+    length = training_length(config, sampler)
+    method = build_method(config, source, encoder=encoder, length=length)
     # Strided convolutions run up to 1.7 times as fast on a CPU in this layout.
     method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if accelerator.num_processes > 1 and config.sync_batch_norm:
         synchronise_batch_norm(method)
     optimizer = config.optimizer.build(method)
-    sampler = make_sampler(config, source, rank=accelerator.process_index, world_size=accelerator.num_processes)
-    length = training_length(config, sampler)
     total_steps = length.total_steps
     model, stepper = prepare(accelerator, method, optimizer)
     if not main:  # the weights are the same on all ranks, what dropout drops is not

@@ -17,9 +17,11 @@ from kinfolk.data import Source
 from kinfolk.data.views.table import make_views
 from kinfolk.methods import FineTuneConfig, Method
 from kinfolk.nn.initial_weights import InitialWeights, load_initial_weights
+from kinfolk.train.batches import Length, make_sampler, training_length
 from kinfolk.train.checkpoint import checkpoints, remove_partial, restore_checkpoint
 from kinfolk.train.config import EncoderConfig, TrainConfig, differences, from_yaml, load_config, to_yaml
 from kinfolk.train.files import atomic_path, write_text
+from kinfolk.train.plan import training_plan
 from kinfolk.train.tracking import read_metrics
 
 
@@ -159,15 +161,28 @@ def build_encoder(config: TrainConfig, source: Source) -> nn.Module:
         return config.encoder.build(channels=channels, image_size=image_size)
 
 
-def build_method(config: TrainConfig, source: Source, *, encoder: nn.Module | None = None) -> Method:
-    """Build the method around an encoder (a fresh one by default) and the relation over the source."""
+def build_method(
+    config: TrainConfig, source: Source, *, encoder: nn.Module | None = None, length: Length | None = None
+) -> Method:
+    """Build the method around an encoder (a fresh one by default) and the relation over the source, ready to begin.
+
+    Args:
+        config: The run.
+        source: Its training part.
+        encoder: What is trained.
+        length: Steps and epochs of the run, if they are known already.
+    """
     relation = None if config.relation is None else config.relation.build(source)
     if relation is not None:  # a perplexity that was asked for becomes a temperature here, where the batch is known
         relation = relation.settled(batch_size=min(config.batch_size, len(source)), views=config.views.count)
     method = config.method
     if isinstance(method, FineTuneConfig):  # and a number of classes that was left open becomes the source's
         method = method.settled(source)
-    return method.build(build_encoder(config, source) if encoder is None else encoder, relation=relation)
+    built = method.build(build_encoder(config, source) if encoder is None else encoder, relation=relation)
+    if length is None:
+        length = training_length(config, make_sampler(config, source, rank=0, world_size=1))
+    built.begin(training_plan(source, length))
+    return built
 
 
 def view_shape(config: TrainConfig, source: Source) -> tuple[int, tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Real digits in batches that are a pure function of the step, and the five methods in small settings."""
+"""Real digits in batches that are a pure function of the step, and the methods in small settings."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import torch
 from torch.nn import functional as F
 
 from kinfolk.data import DigitsConfig, ViewMaker, ViewsConfig
-from kinfolk.methods import CACRConfig, MoCoConfig, SimCLRConfig, SupConConfig, XCLRConfig
+from kinfolk.evals.features import extract
+from kinfolk.methods import CACRConfig, MoCoConfig, SimCLRConfig, SupConConfig, TrainingPlan, XCLRConfig
 from kinfolk.nn import HeadConfig, SmallConvConfig
 
 _HEAD = HeadConfig(hidden=32, out_dim=16)
 CONFIGS = {
     "simclr": SimCLRConfig(head=HeadConfig(hidden=32, out_dim=16, norm="batch")),
     "moco": MoCoConfig(queue_size=160, batch_norm_splits=4, head=_HEAD),
-    "moco-symmetric": MoCoConfig(queue_size=160, momentum_steps=200, symmetric=True, head=_HEAD),
+    "moco-symmetric": MoCoConfig(queue_size=160, momentum_schedule="cosine", symmetric=True, head=_HEAD),
     "supcon": SupConConfig(head=_HEAD),
     "xclr": XCLRConfig(head=_HEAD),
     "cacr": CACRConfig(),
@@ -49,12 +50,17 @@ def config(request):
 
 
 @pytest.fixture
-def build():
-    """Return `build(config, norm=, seed=, relation=)`: the method around a small encoder of digits."""
+def build(source):
+    """Return `build(config, norm=, seed=, relation=, steps=)`: the method around a small encoder, training begun."""
 
-    def make(config, *, norm: str = "batch", seed: int = 0, relation=None):
+    def features(module):
+        return extract(module, source).rows
+
+    def make(config, *, norm: str = "batch", seed: int = 0, relation=None, steps: int = 60):
         torch.manual_seed(seed)
         encoder = SmallConvConfig(width=8, depth=2, norm=norm, pool="flatten", feature_dim=32)
-        return config.build(encoder.build(channels=1, image_size=(8, 8)), relation=relation)
+        method = config.build(encoder.build(channels=1, image_size=(8, 8)), relation=relation)
+        method.begin(TrainingPlan(steps, 22, source.ids, features))
+        return method
 
     return make

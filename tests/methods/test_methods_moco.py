@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from kinfolk.losses import InfoNCELoss
-from kinfolk.methods import MoCoConfig
+from kinfolk.methods import MoCoConfig, TrainingPlan
 from kinfolk.nn import HeadConfig, SplitBatchNorm
 
 HEAD = HeadConfig(hidden=16, out_dim=8)
@@ -90,7 +90,7 @@ def test_accumulated_batches_are_all_enqueued_and_average_once(digits, build):
     assert torch.equal(
         method.queue.snapshot().ids[:20], torch.cat([digits(number, n=10)["ids"] for number in range(2)])
     )
-    assert int(method.key_encoder.step) == 1
+    assert int(method.twin.encoder.step) == 1
 
 
 def test_passes_without_gradient_leave_no_trace(digits, build):
@@ -110,7 +110,7 @@ def test_own_earlier_keys_are_no_negatives_unless_asked(digits, build):
         method.after_step()
         queue = method.queue.snapshot()
         q = method.head(method.encoder(batch["views"][0]))
-        k = method.key_head(method.key_encoder(batch["views"][1]))
+        k = method.twin.head(method.twin.encoder(batch["views"][1]))
         exclude = (batch["ids"][:, None] == queue.ids) & exclude_own
         expected = InfoNCELoss(temperature=0.1)(q, k, queue.features, exclude=exclude)
         torch.testing.assert_close(method(batch)["loss"], expected)
@@ -133,20 +133,20 @@ def test_batch_norm_sees_groups_and_the_keys_in_another_grouping(digits, build):
     assert sum(isinstance(m, SplitBatchNorm) for m in method.encoder.modules()) == 2
     twin = copy.deepcopy(method)
     alone = twin.requires_grad_(False)
-    found = method._keys(view)
+    found = method.twin(view)
     for group in (range(0, 12, 3), range(1, 12, 3), range(2, 12, 3)):  # each holds samples of every query group
         rows = torch.tensor(group)
         one = copy.deepcopy(alone)
         for module in one.modules():
             if isinstance(module, SplitBatchNorm):
                 module.splits = 1
-        torch.testing.assert_close(found[rows], one.key_head(one.key_encoder(view[rows])))
+        torch.testing.assert_close(found[rows], one.twin.head(one.twin.encoder(view[rows])))
 
 
 @pytest.mark.parametrize("n", [12, 13, 3])
 def test_keys_come_back_in_the_order_of_their_images(n, digits, build):
     method, view = build(plain(), norm="group"), digits(0, n=n)["views"][0]
-    torch.testing.assert_close(method._keys(view), method.key_head(method.key_encoder(view)))
+    torch.testing.assert_close(method.twin(view), method.twin.head(method.twin.encoder(view)))
 
 
 def test_one_split_leaves_batch_norm_alone(build):
@@ -168,10 +168,11 @@ def test_health_shows_an_encoder_that_outruns_its_queue(digits, build):
 
 
 def test_momentum_rises_over_its_steps(digits, build):
-    method = build(plain(momentum_steps=2))
+    method = build(plain(momentum_schedule="cosine"))
+    method.begin(TrainingPlan(2, 1, None, features=torch.nn.Identity()))
     optimizer = torch.optim.SGD(method.parameters(), lr=0.1)
-    momenta = [method.key_head.current_momentum()]
+    momenta = [method.twin.head.current_momentum()]
     for number in range(2):
         step(method, digits(number), optimizer)
-        momenta.append(method.key_head.current_momentum())
+        momenta.append(method.twin.head.current_momentum())
     assert momenta == pytest.approx([0.8, 0.9, 1.0])

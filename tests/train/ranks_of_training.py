@@ -21,8 +21,9 @@ from torch import Tensor, nn
 import kinfolk.train.loop as loop
 from kinfolk import distributed
 from kinfolk.data import ClassTableConfig, DigitsConfig
+from kinfolk.evals.features import extract
 from kinfolk.losses import CLIPLoss, NTXentLoss
-from kinfolk.methods import CACRConfig, Method, MoCo, MoCoConfig, SimCLRConfig, SupConConfig, XCLRConfig
+from kinfolk.methods import CACRConfig, Method, MoCo, MoCoConfig, SimCLRConfig, SupConConfig, TrainingPlan, XCLRConfig
 from kinfolk.nn import HeadConfig, SmallConvConfig, SynchronisedBatchNorm
 from kinfolk.recipes import recipe, smoke
 from kinfolk.train import (
@@ -80,7 +81,10 @@ def method_of(name: str) -> Method:
     torch.manual_seed(0)
     encoder = SmallConvConfig(width=4, depth=2, norm="group", pool="flatten", feature_dim=8)
     relation = RELATION.build(DigitsConfig().load().train) if name == "xclr-relation" else None
-    return METHODS[name].build(encoder.build(channels=1, image_size=(8, 8)), relation=relation).double()
+    method = METHODS[name].build(encoder.build(channels=1, image_size=(8, 8)), relation=relation)
+    source = DigitsConfig().load().train
+    method.begin(TrainingPlan(3, 100, source.ids, lambda module: extract(module, source, over_ranks=True).rows))
+    return method.double()
 
 
 def batch_of(name: str, step: int, *, n: int = 14) -> dict[str, Any]:
@@ -163,7 +167,7 @@ class Dropping(MoCoConfig):
 
     def build(self, encoder: nn.Module, *, relation: object = None) -> MoCo:
         method = super().build(encoder)
-        for head in (method.head, method.key_head.module):
+        for head in (method.head, method.twin.head.module):
             head.steps.append(nn.Dropout(0.2))
         return method
 
