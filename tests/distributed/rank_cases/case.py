@@ -18,8 +18,8 @@ N = 12
 
 PARTITIONS: dict[int, dict[str, tuple[int, ...]]] = {
     1: {"equal": (12,)},
-    2: {"unequal": (9, 3), "one empty": (12, 0)},
-    4: {"equal": (3, 3, 3, 3), "unequal, one empty": (0, 6, 2, 4)},
+    2: {"equal": (6, 6), "unequal": (9, 3), "one empty": (12, 0)},
+    4: {"unequal, one empty": (0, 6, 2, 4)},  # equal sizes are the simpler case, and two processes have it
 }
 LOCAL = 2, (9, 3)
 """World and sizes for gather=False, where every rank needs enough samples of its own."""

@@ -1,0 +1,144 @@
+"""Draw docs/methods/*.png: what flows where in every method, one picture each.
+
+Usage: python docs/pictures/method_flows.py [FOLDER]
+
+A flow is text, one chain a line: ``->`` carries a gradient, ``~>`` does not, ``.>`` happens after the step. A name that
+stands in several chains is one box; a line that names new boxes opens a row.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+from kinfolk.report.style import ACCENT, FAINT, INK, MUTED, RIGHT
+
+FOLDER = Path(__file__).parents[1] / "methods"
+_ARROW = re.compile(r"\s*(->|~>|\.>)\s*")
+_STYLES = {"->": ("-", INK), "~>": ("--", MUTED), ".>": (":", RIGHT)}
+_BOX = (1.5, 0.56)  # width and height; a column is 2 wide, a row 1 high
+
+
+@dataclass
+class Flow:
+    """Boxes by name with their column and row, and arrows between them."""
+
+    places: dict[str, tuple[float, float]] = field(default_factory=dict)
+    arrows: list[tuple[str, str, str]] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, text: str) -> Flow:
+        """Read a flow from its text.
+
+        Raises:
+            ValueError: for a line that is no chain.
+        """
+        flow, row = cls(), 0
+        for line in filter(None, map(str.strip, text.splitlines())):
+            first, *rest = _ARROW.split(line)
+            if not rest:
+                raise ValueError(f"a flow's line is a chain such as 'view 1 -> encoder'; found {line!r}")
+            names = [first, *rest[1::2]]
+            opened = any(name not in flow.places for name in names)
+            before: tuple[float, float] | None = None
+            for name in names:
+                if name not in flow.places:
+                    # Below what stands in an earlier row, otherwise to the right of the box before.
+                    below = before is not None and before[1] != row
+                    flow.places[name] = (0.0 if before is None else before[0] + (not below), row)
+                before = flow.places[name]
+            flow.arrows += list(zip(names[:-1], rest[::2], names[1:], strict=True))
+            row += opened
+        flow._centre_sinks()
+        return flow
+
+    def _centre_sinks(self) -> None:
+        """Put what nothing leaves (the loss) in a column of its own, at the height of what enters."""
+        leaving = {a for a, _, _ in self.arrows}
+        last = max(column for column, _ in self.places.values())
+        for name in self.places.keys() - leaving:
+            entering = [a for a, _, b in self.arrows if b == name]
+            if len(entering) > 1:
+                rows = [self.places[a][1] for a in entering]
+                column = max(last, 1 + max(self.places[a][0] for a in entering))
+                self.places[name] = (column, sum(rows) / len(rows))
+
+    def draw(self, path: Path) -> Path:
+        """Draw the flow into a PNG file."""
+        columns = 1 + max(column for column, _ in self.places.values())
+        rows = 1 + max(row for _, row in self.places.values())
+        figure = Figure(figsize=(1.42 * columns, 0.72 * rows + 0.42))
+        axis = figure.add_axes((0, 0, 1, 1))
+        axis.set(xlim=(-0.9, 2 * columns - 1.1), ylim=(rows - 0.02, -0.5))
+        axis.axis("off")
+        leaving = {a for a, _, _ in self.arrows}
+        for name, (column, row) in self.places.items():
+            loss, held = name not in leaving, any(word in name for word in ("EMA", "queue", "bank", "clusters"))
+            axis.add_patch(
+                FancyBboxPatch(
+                    (2 * column - _BOX[0] / 2, row - _BOX[1] / 2), *_BOX, boxstyle="round,pad=0,rounding_size=0.12",
+                    facecolor=ACCENT if loss else "#eef3f8" if held else "white",
+                    edgecolor=ACCENT if loss else RIGHT if held else MUTED, linewidth=1,
+                )
+            )  # fmt: skip
+            axis.text(2 * column, row, name, ha="center", va="center", fontsize=7.5, color="white" if loss else INK)
+        for a, kind, b in self.arrows:
+            self._draw_arrow(axis, a, kind, b)
+        for x, (kind, words) in zip(
+            (-0.75, 1.0, 2.75), {"->": "with gradient", "~>": "without", ".>": "after the step"}.items(), strict=True
+        ):
+            line, colour = _STYLES[kind]
+            axis.plot([x, x + 0.5], [rows - 0.2] * 2, linestyle=line, color=colour, linewidth=1.1)
+            axis.text(x + 0.6, rows - 0.2, words, va="center", fontsize=6.5, color=MUTED)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=160, facecolor="white", metadata={"Software": None})
+        return path
+
+    def _draw_arrow(self, axis: object, a: str, kind: str, b: str) -> None:
+        (c0, r0), (c1, r1) = self.places[a], self.places[b]
+        x0, x1 = 2 * c0, 2 * c1
+        if c1 > c0:
+            start, end = (x0 + _BOX[0] / 2, r0), (x1 - _BOX[0] / 2, r1)
+        elif c1 < c0:
+            start, end = (x0 - _BOX[0] / 2, r0), (x1 + _BOX[0] / 2, r1)
+        else:
+            sign = 1 if r1 > r0 else -1
+            start, end = (x0, r0 + sign * _BOX[1] / 2), (x1, r1 - sign * _BOX[1] / 2)
+        line, colour = _STYLES[kind]
+        # A long arrow along a row bows around the boxes between.
+        bow = 0.22 if abs(c1 - c0) > 1 and r0 == r1 else 0.0
+        axis.add_patch(  # type: ignore[attr-defined]
+            FancyArrowPatch(
+                start, end, arrowstyle="-|>", mutation_scale=8, linestyle=line, color=colour, linewidth=1.1,
+                connectionstyle=f"arc3,rad={bow}", shrinkA=0, shrinkB=0,
+            )
+        )  # fmt: skip
+
+
+FLOWS = {
+    "simclr": """
+        view 1 -> encoder -> head -> NT-Xent
+        view 2 -> encoder
+    """,
+    "moco": """
+        view 1 -> encoder -> head -> queries -> InfoNCE
+        view 2 ~> EMA encoder ~> EMA head ~> keys ~> InfoNCE
+        keys .> queue ~> InfoNCE
+        encoder .> EMA encoder
+        head .> EMA head
+    """,
+}
+
+
+def main(folder: Path) -> None:
+    for name, text in FLOWS.items():
+        print(Flow.read(text).draw(folder / f"{name}.png"))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER)
