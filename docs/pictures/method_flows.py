@@ -16,7 +16,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from kinfolk.report.style import ACCENT, FAINT, INK, MUTED, RIGHT
+from kinfolk.report.style import ACCENT, INK, MUTED, RIGHT
 
 FOLDER = Path(__file__).parents[1] / "methods"
 _ARROW = re.compile(r"\s*(->|~>|\.>)\s*")
@@ -38,24 +38,34 @@ class Flow:
         Raises:
             ValueError: for a line that is no chain.
         """
-        flow, row = cls(), 0
+        flow = cls()
         for line in filter(None, map(str.strip, text.splitlines())):
             first, *rest = _ARROW.split(line)
             if not rest:
                 raise ValueError(f"a flow's line is a chain such as 'view 1 -> encoder'; found {line!r}")
             names = [first, *rest[1::2]]
-            opened = any(name not in flow.places for name in names)
-            before: tuple[float, float] | None = None
-            for name in names:
-                if name not in flow.places:
-                    # Below what stands in an earlier row, otherwise to the right of the box before.
-                    below = before is not None and before[1] != row
-                    flow.places[name] = (0.0 if before is None else before[0] + (not below), row)
-                before = flow.places[name]
+            flow._place(names)
             flow.arrows += list(zip(names[:-1], rest[::2], names[1:], strict=True))
-            row += opened
         flow._centre_sinks()
         return flow
+
+    def _place(self, names: list[str]) -> None:
+        """Give the new boxes of a chain the highest row where they have room."""
+        columns: dict[str, int] = {}
+        column, least = -1, 0
+        for before, name in zip([None, *names], names, strict=False):
+            if name in self.places:
+                column = int(self.places[name][0])
+            else:
+                known = self.places.get(before or "")
+                if known is not None:
+                    least = max(least, int(known[1]) + 1)
+                # Beneath the box before where that is in another row; what begins at the left goes on to the right.
+                column += 1 if known is None or known[0] == 0 else 0
+                columns[name] = column
+        taken = set(self.places.values())
+        row = next(row for row in range(least, 99) if not {(c, row) for c in columns.values()} & taken)
+        self.places |= {name: (column, row) for name, column in columns.items()}
 
     def _centre_sinks(self) -> None:
         """Put what nothing leaves (the loss) in a column of its own, at the height of what enters."""
@@ -106,12 +116,13 @@ class Flow:
             start, end = (x0 + _BOX[0] / 2, r0), (x1 - _BOX[0] / 2, r1)
         elif c1 < c0:
             start, end = (x0 - _BOX[0] / 2, r0), (x1 + _BOX[0] / 2, r1)
+        elif abs(r1 - r0) > 1:  # around the boxes between
+            start, end = (x0 + _BOX[0] / 2, r0 + 0.1), (x1 + _BOX[0] / 2, r1 - 0.1)
         else:
             sign = 1 if r1 > r0 else -1
             start, end = (x0, r0 + sign * _BOX[1] / 2), (x1, r1 - sign * _BOX[1] / 2)
         line, colour = _STYLES[kind]
-        # A long arrow along a row bows around the boxes between.
-        bow = 0.22 if abs(c1 - c0) > 1 and r0 == r1 else 0.0
+        bow = 0.22 if abs(c1 - c0) > 1 and r0 == r1 else -0.35 if c0 == c1 and abs(r1 - r0) > 1 else 0.0
         axis.add_patch(  # type: ignore[attr-defined]
             FancyArrowPatch(
                 start, end, arrowstyle="-|>", mutation_scale=8, linestyle=line, color=colour, linewidth=1.1,
@@ -125,6 +136,20 @@ FLOWS = {
         view 1 -> encoder -> head -> NT-Xent
         view 2 -> encoder
     """,
+    "supcon": """
+        view 1 -> encoder -> head -> SupCon
+        view 2 -> encoder
+        labels ~> SupCon
+    """,
+    "xclr": """
+        view 1 -> encoder -> head -> X-CLR
+        view 2 -> encoder
+        captions, labels ~> relation ~> graph ~> X-CLR
+    """,
+    "cacr": """
+        view 1 -> encoder -> far positives -> CACR
+        views 2 to 5 -> encoder -> near negatives -> CACR
+    """,
     "moco": """
         view 1 -> encoder -> head -> queries -> InfoNCE
         view 2 ~> EMA encoder ~> EMA head ~> keys ~> InfoNCE
@@ -132,10 +157,88 @@ FLOWS = {
         encoder .> EMA encoder
         head .> EMA head
     """,
+    "cmc": """
+        lightness -> encoder 1 -> head 1 -> CMC
+        colours -> encoder 2 -> head 2 -> CMC
+    """,
+    "mochi": """
+        view 1 -> encoder -> head -> queries -> InfoNCE
+        view 2 ~> EMA encoder ~> EMA head ~> keys ~> InfoNCE
+        keys .> queue ~> hardest keys ~> mixed keys ~> InfoNCE
+        queue ~> InfoNCE
+        queries ~> mixed keys
+        encoder .> EMA encoder
+        head .> EMA head
+    """,
+    "fnc": """
+        view 1 -> encoder -> head -> FNC
+        view 2 -> encoder
+        support view ~> encoder
+        head ~> similarities ~> false negatives ~> FNC
+    """,
+    "ifnd": """
+        view 1 -> encoder -> head -> queries -> InfoNCE
+        view 2 ~> EMA encoder ~> EMA head ~> keys ~> InfoNCE
+        keys .> queue ~> InfoNCE
+        all images .> EMA encoder
+        EMA encoder .> clusters .> pseudo-labels .> queue
+        encoder .> EMA encoder
+        head .> EMA head
+    """,
+    "inter-clr": """
+        view 1 -> encoder -> head -> queries -> InterCLR
+        view 2 ~> EMA encoder ~> EMA head ~> keys ~> InterCLR
+        keys .> queue ~> InterCLR
+        keys .> bank ~> clusters ~> neighbours ~> InterCLR
+        encoder .> EMA encoder
+        head .> EMA head
+    """,
+    "sce": """
+        strong view -> encoder -> head -> online -> SCE
+        weak view ~> EMA encoder ~> EMA head ~> target ~> SCE
+        target .> queue ~> SCE
+        encoder .> EMA encoder
+        head .> EMA head
+    """,
+    "nnclr": """
+        view 1 -> encoder -> head -> predictor -> NNCLR
+        view 2 -> encoder
+        head ~> projections ~> nearest in queue ~> NNCLR
+        projections .> queue ~> nearest in queue
+    """,
+    "relic": """
+        large crops -> encoder -> head -> predictor -> ReLIC
+        small crops -> encoder
+        large crops ~> EMA encoder ~> EMA head ~> targets ~> ReLIC
+        encoder .> EMA encoder
+        head .> EMA head
+    """,
+    "renyi-cl": """
+        hard views -> encoder -> head -> predictor -> RényiCL
+        small crops -> encoder
+        hard views ~> EMA encoder ~> EMA head ~> keys ~> RényiCL
+        encoder .> EMA encoder
+        head .> EMA head
+    """,
+    "bregman": """
+        view 1 -> encoder -> head -> Bregman
+        view 2 -> encoder
+        head -> networks -> winners -> Bregman
+    """,
+    "adversarial": """
+        view 1 -> encoder -> head -> NT-Xent
+        view 2 -> encoder
+        view 1 ~> PGD ~> attacked view -> encoder
+    """,
+    "fine-tune": """
+        image -> encoder -> linear classifier -> cross-entropy
+        labels ~> cross-entropy
+    """,
 }
 
 
 def main(folder: Path) -> None:
+    """Draw all of them."""
     for name, text in FLOWS.items():
         print(Flow.read(text).draw(folder / f"{name}.png"))
 
