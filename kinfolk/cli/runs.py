@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,9 @@ from kinfolk.cli.command import DATA_HELP, command
 if TYPE_CHECKING:
     from kinfolk.train import TrainConfig
 
-_TRAIN_EPILOG = """recipes: simclr, moco, supcon, xclr and cacr, each with -digits, -digits-moved, -fashion-mnist
-and -emoji; simclr-emoji-hands; and, for rows of a table that --data names, simclr-table and supcon-table;
-to train a classifier from --init RUN: fine-tune-digits, fine-tune-digits-moved and fine-tune-fashion-mnist.
-Any of a recipe's settings can follow, e.g. --seed 1 --epochs 50 --batch-size 128 --method.temperature 0.1"""
+_TRAIN_EPILOG = (
+    """Any of a recipe's settings can follow, e.g. --seed 1 --epochs 50 --batch-size 128 --method.temperature 0.1"""
+)
 
 
 _PARTS = {
@@ -87,7 +87,14 @@ def add_run_commands(commands: Any) -> None:
 def train(arguments: argparse.Namespace) -> None:
     """Train what a recipe, a YAML file or a run's folder names."""
     if arguments.help and arguments.recipe is None:
+        from kinfolk.recipes import by_data
+
         arguments.parser.print_help()
+        print("\nrecipes, METHOD-DATA:")
+        for data, methods in by_data().items():
+            print(
+                textwrap.fill(f"{data}: {', '.join(methods)}", width=100, initial_indent="  ", subsequent_indent="    ")
+            )
         return
     if arguments.recipe is None:
         from kinfolk.recipes import RECIPES

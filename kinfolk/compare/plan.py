@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from kinfolk.compare.config import ComparisonConfig, folder_name
 from kinfolk.data import Splits
+from kinfolk.data.views.table import TableViewsConfig
 from kinfolk.train import Run, TrainConfig
 from kinfolk.train.batches import make_sampler, training_length, views_per_step
 from kinfolk.train.config import differences
@@ -86,23 +87,34 @@ def planned_references(config: ComparisonConfig, folder: Path) -> tuple[PlannedR
     """The references of every kind of data that the comparison trains on; none for evaluations without baselines."""
     settings: dict[str, list[str]] = {}
     configs: dict[str, TrainConfig] = {}
-    parts: list[Any]
     baseline = next(one for one in config.contenders if one.name == config.reference_name)
     if not baseline.config.evaluation.baselines:
         return ()
     for setting in config.settings:
         run = config.run_config(baseline, setting, config.seeds[0])
-        parts = [encode(getattr(run, name)) for name in ("source", "derived", "encoder")]
-        asked = run.evaluation
-        parts += [encode(one) for one in asked.evaluators()]
-        parts += [asked.batch_size, asked.max_train_rows, asked.max_test_rows, asked.subset_seed]
-        name = hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+        name = hashlib.sha256(repr(_what_references_see(run)).encode()).hexdigest()[:12]
         settings.setdefault(name, []).append(setting)
         configs.setdefault(name, run)
     return tuple(
         PlannedReference(tuple(settings[name]), configs[name], folder / "references" / f"{name}.json")
         for name in settings
     )
+
+
+def _what_references_see(run: TrainConfig) -> list[Any]:
+    """All that raw pixels and an untrained encoder depend on.
+
+    What changes the pretraining set alone is no part of it, as long as nothing looks at that set. Only the end of
+    `derived` can be left out: what comes later may act on what came before.
+    """
+    asked, derived = run.evaluation, list(run.derived)
+    # A view of a table's row borrows values of other pretraining rows.
+    hidden = not any(one.sees_pretraining for one in asked.evaluators()) and not isinstance(run.views, TableViewsConfig)
+    while hidden and derived and getattr(derived[-1], "leaves_probes", False):
+        derived.pop()
+    views = [run.views] if "geometry" in asked.protocols else []  # for the alignment of two views
+    parts = [encode(part) for part in (run.source, *derived, run.encoder, *asked.evaluators(), *views)]
+    return [*parts, asked.batch_size, asked.max_train_rows, asked.max_test_rows, asked.subset_seed]
 
 
 def status(run: PlannedRun) -> Status:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from kinfolk.data.sources.base import Source, Splits
 from kinfolk.data.views.filters import gaussian_blur
-from kinfolk.data.views.lab import rgb_to_lab
 from kinfolk.data.views.unaugmented import to_float
+from kinfolk.ops.lab import rgb_to_lab
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8

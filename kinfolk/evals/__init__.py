@@ -4,7 +4,6 @@ from kinfolk.evals.assignment import adjusted_rand_index as adjusted_rand_index
 from kinfolk.evals.assignment import hungarian_accuracy as hungarian_accuracy
 from kinfolk.evals.assignment import matched_classes as matched_classes
 from kinfolk.evals.assignment import normalised_mutual_information as normalised_mutual_information
-from kinfolk.evals.attack import pgd_attack as pgd_attack
 from kinfolk.evals.attribution import AttributionQuality as AttributionQuality
 from kinfolk.evals.attribution_maps import Attribution as Attribution
 from kinfolk.evals.background_shift import BackgroundShift as BackgroundShift
@@ -21,11 +20,11 @@ from kinfolk.evals.corruption import CorruptionRobustness as CorruptionRobustnes
 from kinfolk.evals.cross_retrieval import CrossRetrieval as CrossRetrieval
 from kinfolk.evals.evaluate import Evaluation as Evaluation
 from kinfolk.evals.evaluate import evaluate as evaluate
+from kinfolk.evals.extraction import extract as extract
+from kinfolk.evals.extraction import extract_views as extract_views
 from kinfolk.evals.feature_cache import FeatureCache as FeatureCache
 from kinfolk.evals.features import Features as Features
 from kinfolk.evals.features import FeatureSplits as FeatureSplits
-from kinfolk.evals.features import extract as extract
-from kinfolk.evals.features import extract_views as extract_views
 from kinfolk.evals.few_label_probe import FewLabelProbe as FewLabelProbe
 from kinfolk.evals.geometry import Geometry as Geometry
 from kinfolk.evals.graph_agreement import GraphAgreement as GraphAgreement
@@ -97,5 +96,4 @@ __all__ = [
     "matched_classes",
     "normalised_mutual_information",
     "open_world_accuracy",
-    "pgd_attack",
 ]

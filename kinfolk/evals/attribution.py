@@ -15,12 +15,12 @@ from kinfolk.data.derived.cutout import has_saliency
 from kinfolk.data.sources.columns import take_columns
 from kinfolk.data.views.filters import gaussian_blur
 from kinfolk.data.views.unaugmented import to_float
-from kinfolk.evals.attack import evaluating
 from kinfolk.evals.attribution_maps import Attribution
 from kinfolk.evals.attribution_scores import mass_inside, overlap, pixel_ranks, pointing, removal_area
 from kinfolk.evals.geometry import subset
 from kinfolk.evals.linear_probe import LinearProbe
 from kinfolk.evals.protocol import Direction, Measurement, SubjectEvaluator
+from kinfolk.nn import evaluating
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int64
@@ -138,7 +138,7 @@ class AttributionQuality(SubjectEvaluator):
         required_labels(subject.test, needed_for="attribution", complete=False)
         rows, left_out = self._rows(subject)
         head = subject.head(self.probe)
-        with evaluating(subject.encoder, subject.device) as place:
+        with evaluating(subject.encoder, device=subject.device) as place:
             model = subject.classifier(self.probe).to(place)
             parts = [self._scores(model, batch, head.classes) for batch in _batches(subject, rows)]
         scores = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -90,6 +90,7 @@ class BackgroundShift(SubjectEvaluator):
 
     protocol: ClassVar[str] = "background shift"
     needs_labels: ClassVar[bool] = True
+    sees_pretraining: ClassVar[bool] = True
     normalisation: ClassVar[str] = "standardised by training statistics"
 
     def __post_init__(self) -> None:
@@ -138,9 +139,10 @@ class BackgroundShift(SubjectEvaluator):
             test = with_columns(test, {"labels": numbered}, class_names=tuple(str(c) for c in classes.tolist()))
         # A part that trains has to be there, and shows how many classes there are; the head is fitted already.
         witness = with_columns(test.subset(torch.tensor([0])), {"labels": torch.tensor([len(classes) - 1])})
-        for variant in self.variants:
-            config = CompositeConfig(self.backgrounds, train="original", test=variant, seed=self.seed)
-            yield variant, config.apply(Splits(witness, test)).test, classes
+        config = CompositeConfig(self.backgrounds, train="original", seed=self.seed)
+        made = config.with_tests(Splits(witness, test), self.variants)
+        for variant, composed in zip(self.variants, made, strict=True):
+            yield variant, composed.test, classes
 
 
 def _gap(name: str, differences: Float64[Tensor, " n"]) -> Measurement:

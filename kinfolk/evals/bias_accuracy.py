@@ -68,6 +68,7 @@ class BiasAccuracy(SubjectEvaluator):
 
     protocol: ClassVar[str] = "bias"
     needs_labels: ClassVar[bool] = True
+    sees_pretraining: ClassVar[bool] = True
     needs_columns: ClassVar[tuple[str, ...]] = ("bias_labels",)
     normalisation: ClassVar[str] = "standardised by training statistics"
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from kinfolk.data.sources.table import is_table
 from kinfolk.evals.baselines import CentredRawPixels, RawPixels
 from kinfolk.evals.config import EvaluationConfig
+from kinfolk.evals.extraction import extract_views
 from kinfolk.evals.feature_cache import FeatureCache
-from kinfolk.evals.features import extract_views
-from kinfolk.evals.geometry import subset
+from kinfolk.evals.geometry import subset_of
 from kinfolk.evals.protocol import FeatureEvaluator, SubjectEvaluator
 from kinfolk.evals.records import LabelsUsed, Record
 from kinfolk.evals.subject import Subject
@@ -157,14 +157,14 @@ def _chosen(splits: Splits, config: EvaluationConfig) -> tuple[Tensor, Tensor]:
     train_limit = config.max_train_rows or len(splits.reference)
     test_limit = config.max_test_rows or len(splits.test)
     return (
-        subset(len(splits.reference), train_limit, seed=config.subset_seed),
-        subset(len(splits.test), test_limit, seed=config.subset_seed),
+        subset_of(splits.reference.ids, train_limit, seed=config.subset_seed),
+        subset_of(splits.test.ids, test_limit, seed=config.subset_seed),
     )
 
 
 def _with_view_pair(subject: Subject, config: EvaluationConfig) -> Subject:
     assert subject.view_maker is not None
-    aligned = subset(len(subject.test), config.geometry.alignment_samples, seed=config.geometry.seed)
+    aligned = subset_of(subject.test.ids, config.geometry.alignment_samples, seed=config.geometry.seed)
     pair = extract_views(
         subject.encoder, subject.test, subject.view_maker, indices=aligned,
         batch_size=subject.batch_size, device=subject.device, cache=subject.cache,

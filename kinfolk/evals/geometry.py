@@ -244,6 +244,18 @@ def subset(n: int, at_most: int, *, seed: int) -> Int64[Tensor, " r"]:
     return torch.randperm(n, generator=generator)[:at_most].sort().values
 
 
+def subset_of(ids: Int64[Tensor, " n"], at_most: int, *, seed: int) -> Int64[Tensor, " r"]:
+    """Places of a seeded subset of samples in ascending order, everything where it fits: who is in it follows from ids.
+
+    Example:
+        >>> ids = torch.tensor([8, 3, 5, 9])
+        >>> chosen, again = (x[subset_of(x, 2, seed=0)] for x in (ids, ids.flip(0)))
+        >>> set(chosen.tolist()) == set(again.tolist())
+        True
+    """
+    return ids.argsort(stable=True)[subset(len(ids), at_most, seed=seed)].sort().values
+
+
 def _class_geometry(test: Features, details: dict[str, int]) -> Iterator[Measurement]:
     rows = normalised(test.rows)
     assert test.labels is not None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeGuard
 
 import numpy as np
 import torch
 from scipy.stats import rankdata
 
-from kinfolk.data.relations import ClassTable, ClassTableConfig, Relation, RelationConfig
+from kinfolk.data.relations import ClassTable, ClassTableConfig, MixedConfig, Relation, RelationConfig
 from kinfolk.evals.geometry import subset
 from kinfolk.evals.neighbours import cosine_tiles, normalised
 from kinfolk.evals.protocol import Measurement, SubjectEvaluator
@@ -53,10 +53,10 @@ class GraphAgreement(SubjectEvaluator):
     1 then: the record has the `maximum_untied`.
 
     The relation is built over the rows compared, so that "nearest neighbours" means nearest among these; a class table
-    made of images is that of the pretraining images. Its temperature does not matter, since it changes no order. In a
-    mixture it does, and a part that asks for a perplexity has it over these rows. Samples without a class where the
-    target goes by class are left out. Features or targets that are the same for all pairs have no rank correlation, and
-    nothing is yielded.
+    made of images is that of the pretraining images, in a mixture too. A temperature does not matter, since it changes
+    no order, except in a mixture, where a part that asks for a perplexity has it over these rows. Samples without a
+    class where the target goes by class are left out. Features or targets that are the same for all pairs have no rank
+    correlation, and nothing is yielded.
 
     Args:
         relation: what the target is, such as the relation of the run; None takes equal labels.
@@ -83,6 +83,7 @@ class GraphAgreement(SubjectEvaluator):
 
     protocol: ClassVar[str] = "graph agreement"
     needs_labels: ClassVar[bool] = False
+    sees_pretraining: ClassVar[bool] = True
     normalisation: ClassVar[str] = "l2"
 
     def __post_init__(self) -> None:
@@ -130,13 +131,7 @@ class GraphAgreement(SubjectEvaluator):
 
     def _relation(self, source: Source, pretraining: Source) -> Relation:
         assert self.relation is not None
-        built: Relation
-        if _made_of_images(self.relation) and source.labels is not None:
-            table = self.relation.build(pretraining)
-            assert isinstance(table, ClassTable)
-            built = ClassTable(source.ids, source.labels, table.similarities, temperature=1.0)
-        else:
-            built = self.relation.build(source)
+        built = _built(self.relation, source, pretraining)
         if built.has_temperature:
             return built.with_temperature(1.0)
         return built.settled(batch_size=len(source), views=1)
@@ -246,5 +241,17 @@ def _samples(source: Source, ids: Tensor) -> Source:
     return source.subset(order[torch.searchsorted(source.ids[order], ids)])
 
 
-def _made_of_images(relation: RelationConfig) -> bool:
+def _built(config: RelationConfig, source: Source, pretraining: Source) -> Relation:
+    """A relation over the rows compared; a class table made of images is that of the pretraining images."""
+    if isinstance(config, MixedConfig):
+        return config.of([_built(part, source, pretraining) for part in config.parts])
+    if not _made_of_images(config) or source.labels is None:
+        return config.build(source)
+    table = config.build(pretraining)
+    assert isinstance(table, ClassTable)
+    known = ClassTable(source.ids, source.labels, table.similarities, config.temperature)
+    return known.with_perplexity(config.perplexity)
+
+
+def _made_of_images(relation: RelationConfig) -> TypeGuard[ClassTableConfig]:
     return isinstance(relation, ClassTableConfig) and not relation.groups and relation.path is None

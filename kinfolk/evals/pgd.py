@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from kinfolk.data.counter import counter_uniform
 from kinfolk.data.views.table import unaugmented
-from kinfolk.evals.attack import attacked, evaluating
 from kinfolk.evals.corruption import no_pictures, scored_samples
 from kinfolk.evals.linear_probe import LinearProbe
 from kinfolk.evals.protocol import Measurement, SubjectEvaluator
+from kinfolk.nn import Attack, evaluating, pgd_attack
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int64
@@ -108,7 +109,7 @@ class PGD(SubjectEvaluator):
         """Yield clean accuracy, robust accuracy and its ratio to clean for every eps, what a longer attack adds."""
         if self.missing(subject) is not None:
             return
-        with evaluating(subject.encoder, subject.device) as place:
+        with evaluating(subject.encoder, device=subject.device) as place:
             found = list(self._measured(subject, _Target.of(subject, self, place)))  # whoever reads may stop halfway
         yield from found
 
@@ -118,7 +119,7 @@ class PGD(SubjectEvaluator):
         clean = _share(standing)
         yield Measurement("clean accuracy", clean, better="higher", details=details)
         for i, eps in enumerate(self.eps_for(subject.test.channels)):
-            standing = target.attacked(standing, eps=eps, steps=self.steps, restarts=1, seed=self.seed)
+            standing = target.attacked(standing, Attack(eps, self.steps), restarts=1, seed=self.seed)
             shared = {**details, "eps_used": eps}
             name = f"eps {eps * 255:.4g}/255"
             yield Measurement(f"robust accuracy, {name}", _share(standing), better="higher", details=shared)
@@ -132,9 +133,8 @@ class PGD(SubjectEvaluator):
     def _sanity(self, target: _Target, eps: float, standing: Tensor, details: dict[str, Any]) -> Measurement:
         """What share of the first rows only the longer attack gets wrong."""
         chosen = torch.arange(len(standing), device=standing.device) < self.sanity_rows
-        longer = target.attacked(
-            standing & chosen, eps=eps, steps=self.sanity_steps, restarts=self.sanity_restarts, seed=self.seed
-        )
+        attack = Attack(eps, self.sanity_steps)
+        longer = target.attacked(standing & chosen, attack, restarts=self.sanity_restarts, seed=self.seed)
         before, after = _share(standing[chosen]), _share(longer[chosen])
         facts = {"eps_used": eps, "rows_used": int(chosen.sum()), "robust_before": before, "robust_after": after}
         name = f"lost to {self.sanity_steps} steps x {self.sanity_restarts}, eps {eps * 255:.4g}/255"
@@ -177,26 +177,21 @@ class _Target:
             ]
         return torch.cat(parts) == self.columns
 
-    def attacked(
-        self, standing: Bool[Tensor, " n"], *, eps: float, steps: int, restarts: int, seed: int
-    ) -> Bool[Tensor, " n"]:
+    def attacked(self, standing: Bool[Tensor, " n"], attack: Attack, *, restarts: int, seed: int) -> Bool[Tensor, " n"]:
         """Which of the standing rows are still classified right on all iterates of an attack."""
         left = standing.clone()
         for rows in standing.nonzero().squeeze(1).split(self.batch_size):
             images, columns, ids = (x[rows].to(self.place) for x in (self.images, self.columns, self.ids))
-            _, wrong = attacked(
-                self.classifier,
-                unaugmented(images),
-                columns,
-                eps=eps,
-                steps=steps,
-                restarts=restarts,
-                seed=seed,
-                ids=ids,
-                until_wrong=True,
-            )
-            left[rows] = ~wrong.cpu()
+            pixels = unaugmented(images)
+            starts = (_start((seed, restart), ids, like=pixels) for restart in range(restarts))
+            found = pgd_attack(self.classifier, pixels, columns, attack, starts=starts, until_fooled=True)
+            left[rows] = ~found.fooled.cpu()
         return left
+
+
+def _start(key: tuple[int, int], ids: Tensor, *, like: Tensor) -> Tensor:
+    """A uniform start in the ball, as a function of seed, number of the restart and id."""
+    return 2 * counter_uniform(key, ids, count=like[0].numel()).view_as(like) - 1
 
 
 def _share(rows: Bool[Tensor, " n"]) -> float:

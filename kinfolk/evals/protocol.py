@@ -84,13 +84,14 @@ class Evaluator(ABC):
     """A protocol: its parameters are the fields of a frozen dataclass, its numbers come from `run`.
 
     `protocol` is its name in tables, `needs_labels` says whether it works without labels at all, `needs_columns` what
-    else the test rows must carry, and `normalisation` what it does to the features first. A concrete one is a
-    `FeatureEvaluator` or a `SubjectEvaluator`.
+    else the test rows must carry, `sees_pretraining` whether it looks at the pretraining set itself, and
+    `normalisation` what it does to the features first. A concrete one is a `FeatureEvaluator` or a `SubjectEvaluator`.
     """
 
     protocol: ClassVar[str]
     needs_labels: ClassVar[bool]
     needs_columns: ClassVar[tuple[str, ...]] = ()
+    sees_pretraining: ClassVar[bool] = False
     normalisation: ClassVar[str]
 
 

@@ -52,6 +52,7 @@ class ShotAccuracy(SubjectEvaluator):
 
     protocol: ClassVar[str] = "shots"
     needs_labels: ClassVar[bool] = True
+    sees_pretraining: ClassVar[bool] = True
     normalisation: ClassVar[str] = "standardised by training statistics"
 
     def missing(self, subject: Subject) -> str | None:

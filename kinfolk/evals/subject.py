@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from kinfolk.evals.extraction import extract, in_precision_of
 from kinfolk.evals.feature_cache import FeatureCache
-from kinfolk.evals.features import Features, FeatureSplits, extract, in_precision_of
+from kinfolk.evals.features import Features, FeatureSplits
 from kinfolk.evals.linear_probe import LinearHead, LinearProbe
 
 if TYPE_CHECKING:

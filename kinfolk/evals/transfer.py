@@ -16,7 +16,7 @@ from kinfolk.data.sources.table import is_table
 from kinfolk.data.views.jitter import luma
 from kinfolk.evals.baselines import CentredRawPixels
 from kinfolk.evals.features import FeatureSplits
-from kinfolk.evals.geometry import subset
+from kinfolk.evals.geometry import subset_of
 from kinfolk.evals.knn import KNN
 from kinfolk.evals.linear_probe import LinearProbe
 from kinfolk.evals.protocol import Measurement, SubjectEvaluator
@@ -148,7 +148,7 @@ class Transfer(SubjectEvaluator):
             ValueError: when a part has no labels.
         """
         train, test = (
-            source.subset(subset(len(source), len(source) if limit is None else limit, seed=self.seed))
+            source.subset(subset_of(source.ids, len(source) if limit is None else limit, seed=self.seed))
             for source, limit in ((splits.reference, self.max_train_rows), (splits.test, self.max_test_rows))
         )
         for part in (train, test):

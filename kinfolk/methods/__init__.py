@@ -1,14 +1,34 @@
 """Training methods, one a file: which views, which modules, which loss, and what happens after a step."""
 
+from kinfolk.methods.adversarial import Adversarial as Adversarial
+from kinfolk.methods.adversarial import AdversarialConfig as AdversarialConfig
 from kinfolk.methods.base import Method as Method
+from kinfolk.methods.bregman import Bregman as Bregman
+from kinfolk.methods.bregman import BregmanConfig as BregmanConfig
 from kinfolk.methods.cacr import CACR as CACR
 from kinfolk.methods.cacr import CACRConfig as CACRConfig
+from kinfolk.methods.cmc import CMC as CMC
+from kinfolk.methods.cmc import CMCConfig as CMCConfig
 from kinfolk.methods.fine_tune import FineTune as FineTune
 from kinfolk.methods.fine_tune import FineTuneConfig as FineTuneConfig
+from kinfolk.methods.ifnd import IFND as IFND
+from kinfolk.methods.ifnd import IFNDConfig as IFNDConfig
+from kinfolk.methods.inter_clr import InterCLR as InterCLR
+from kinfolk.methods.inter_clr import InterCLRConfig as InterCLRConfig
+from kinfolk.methods.mochi import MoCHi as MoCHi
+from kinfolk.methods.mochi import MoCHiConfig as MoCHiConfig
 from kinfolk.methods.moco import MoCo as MoCo
 from kinfolk.methods.moco import MoCoConfig as MoCoConfig
 from kinfolk.methods.momentum import MomentumConfig as MomentumConfig
+from kinfolk.methods.nnclr import NNCLR as NNCLR
+from kinfolk.methods.nnclr import NNCLRConfig as NNCLRConfig
 from kinfolk.methods.plan import TrainingPlan as TrainingPlan
+from kinfolk.methods.relic import ReLIC as ReLIC
+from kinfolk.methods.relic import ReLICConfig as ReLICConfig
+from kinfolk.methods.renyi_cl import RenyiCL as RenyiCL
+from kinfolk.methods.renyi_cl import RenyiCLConfig as RenyiCLConfig
+from kinfolk.methods.sce import SCE as SCE
+from kinfolk.methods.sce import SCEConfig as SCEConfig
 from kinfolk.methods.simclr import SimCLR as SimCLR
 from kinfolk.methods.simclr import SimCLRConfig as SimCLRConfig
 from kinfolk.methods.supcon import SupCon as SupCon
@@ -18,14 +38,34 @@ from kinfolk.methods.xclr import XCLRConfig as XCLRConfig
 
 __all__ = [
     "CACR",
+    "CMC",
+    "IFND",
+    "NNCLR",
+    "SCE",
     "XCLR",
+    "Adversarial",
+    "AdversarialConfig",
+    "Bregman",
+    "BregmanConfig",
     "CACRConfig",
+    "CMCConfig",
     "FineTune",
     "FineTuneConfig",
+    "IFNDConfig",
+    "InterCLR",
+    "InterCLRConfig",
     "Method",
+    "MoCHi",
+    "MoCHiConfig",
     "MoCo",
     "MoCoConfig",
     "MomentumConfig",
+    "NNCLRConfig",
+    "ReLIC",
+    "ReLICConfig",
+    "RenyiCL",
+    "RenyiCLConfig",
+    "SCEConfig",
     "SimCLR",
     "SimCLRConfig",
     "SupCon",

@@ -43,12 +43,22 @@ class Method(nn.Module, ABC):
             plan: how long training is, and on what.
         """
 
+    def prepare(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the batch with what must be made from all of it before it is embedded, such as attacked views.
+
+        It comes once a step, before the batch is split into chunks, on all ranks together. Most methods add nothing.
+
+        Args:
+            batch: as in `forward`; it is not changed.
+        """
+        return batch
+
     @abstractmethod
     def embed(self, batch: Mapping[str, Any]) -> tuple[Float[Tensor, "n d"], ...]:
         """Return what the loss compares, with gradient; row k of each tensor belongs to sample k.
 
         Args:
-            batch: as in `forward`, or some of its samples.
+            batch: as `prepare` returned it, or some of its samples.
         """
 
     def embed_keys(self, batch: Mapping[str, Any]) -> tuple[Float[Tensor, "n d"], ...]:
@@ -82,6 +92,7 @@ class Method(nn.Module, ABC):
             `"loss"` is the total to minimise; with several processes it is their mean that counts. All other terms
             are detached scalars that show a run's health; they are not comparable between methods.
         """
+        batch = self.prepare(batch)
         return self.terms(self.embed(batch), batch, keys=self.embed_keys(batch))
 
     def after_step(self) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int64
 
 
 @torch.no_grad()
@@ -70,6 +70,29 @@ def participation_ratio(rows: Float[Tensor, "m d"]) -> Float[Tensor, ""]:
     spread = covariance.trace()
     # Below this, what is left of equal unit rows is rounding.
     return torch.where(spread < 1e-10, torch.zeros_like(spread), spread.square() / covariance.square().sum())
+
+
+@torch.no_grad()
+def same_label_share(
+    labels: Int64[Tensor, " n"] | None, found: Int64[Tensor, " n"] | Int64[Tensor, "n k"]
+) -> dict[str, Float[Tensor, ""]]:
+    """Return the term ``same_label``: how often what was found for a sample has its label; nothing without labels.
+
+    Only pairs with two labels count, -1 being none; with no such pair the share is 0.
+
+    Args:
+        labels: of the samples, or None.
+        found: labels of one or several rows that were found for each of them.
+
+    Example:
+        >>> same_label_share(torch.tensor([0, 1]), torch.tensor([[0, 2, -1], [1, 1, 0]]))
+        {'same_label': tensor(0.6000)}
+    """
+    if labels is None:
+        return {}
+    own = labels if found.ndim == 1 else labels[:, None]
+    known = (own >= 0) & (found >= 0)
+    return {"same_label": ((own == found) & known).sum() / known.sum().clamp_min(1)}
 
 
 @torch.no_grad()

@@ -3,6 +3,14 @@
 from kinfolk.nn.adapter import AdaptedEncoder as AdaptedEncoder
 from kinfolk.nn.adapter import as_encoder as as_encoder
 from kinfolk.nn.adapter import encoder_dim as encoder_dim
+from kinfolk.nn.attack import Attack as Attack
+from kinfolk.nn.attack import Attacked as Attacked
+from kinfolk.nn.attack import pgd_attack as pgd_attack
+from kinfolk.nn.attack import worst_in_ball as worst_in_ball
+from kinfolk.nn.branches import ColourBranches as ColourBranches
+from kinfolk.nn.branches import ColourBranchesConfig as ColourBranchesConfig
+from kinfolk.nn.clusters import SphericalClusters as SphericalClusters
+from kinfolk.nn.clusters import spherical_k_means as spherical_k_means
 from kinfolk.nn.ema import EMATwin as EMATwin
 from kinfolk.nn.encoders import SmallConvConfig as SmallConvConfig
 from kinfolk.nn.encoders import SmallConvNet as SmallConvNet
@@ -10,19 +18,24 @@ from kinfolk.nn.heads import HeadConfig as HeadConfig
 from kinfolk.nn.heads import ProjectionHead as ProjectionHead
 from kinfolk.nn.initial_weights import InitialWeights as InitialWeights
 from kinfolk.nn.initial_weights import load_initial_weights as load_initial_weights
+from kinfolk.nn.memory_bank import MemoryBank as MemoryBank
 from kinfolk.nn.mlp import MLPConfig as MLPConfig
 from kinfolk.nn.mlp import MLPEncoder as MLPEncoder
+from kinfolk.nn.modes import evaluating as evaluating
 from kinfolk.nn.momentum import MomentumSchedule as MomentumSchedule
 from kinfolk.nn.momentum import MomentumTwin as MomentumTwin
 from kinfolk.nn.norms import SplitBatchNorm as SplitBatchNorm
 from kinfolk.nn.norms import SynchronisedBatchNorm as SynchronisedBatchNorm
 from kinfolk.nn.norms import split_batch_norm as split_batch_norm
 from kinfolk.nn.norms import synchronise_batch_norm as synchronise_batch_norm
+from kinfolk.nn.online_clusters import OnlineClusters as OnlineClusters
 from kinfolk.nn.progress import Progress as Progress
 from kinfolk.nn.queue import FeatureQueue as FeatureQueue
 from kinfolk.nn.queue import QueueSnapshot as QueueSnapshot
 from kinfolk.nn.resnet import ResNet18 as ResNet18
 from kinfolk.nn.resnet import ResNet18Config as ResNet18Config
+from kinfolk.nn.resnet50 import ResNet50 as ResNet50
+from kinfolk.nn.resnet50 import ResNet50Config as ResNet50Config
 from kinfolk.nn.standardise import Standardise as Standardise
 from kinfolk.nn.timm_encoder import TimmConfig as TimmConfig
 from kinfolk.nn.timm_encoder import TimmEncoder as TimmEncoder
@@ -31,21 +44,30 @@ from kinfolk.nn.transformers_encoder import TransformersEncoder as TransformersE
 
 __all__ = [
     "AdaptedEncoder",
+    "Attack",
+    "Attacked",
+    "ColourBranches",
+    "ColourBranchesConfig",
     "EMATwin",
     "FeatureQueue",
     "HeadConfig",
     "InitialWeights",
     "MLPConfig",
     "MLPEncoder",
+    "MemoryBank",
     "MomentumSchedule",
     "MomentumTwin",
+    "OnlineClusters",
     "Progress",
     "ProjectionHead",
     "QueueSnapshot",
     "ResNet18",
     "ResNet18Config",
+    "ResNet50",
+    "ResNet50Config",
     "SmallConvConfig",
     "SmallConvNet",
+    "SphericalClusters",
     "SplitBatchNorm",
     "Standardise",
     "SynchronisedBatchNorm",
@@ -55,7 +77,11 @@ __all__ = [
     "TransformersEncoder",
     "as_encoder",
     "encoder_dim",
+    "evaluating",
     "load_initial_weights",
+    "pgd_attack",
+    "spherical_k_means",
     "split_batch_norm",
     "synchronise_batch_norm",
+    "worst_in_ball",
 ]

@@ -84,3 +84,21 @@ class HeadConfig:
     def build(self, in_dim: int) -> ProjectionHead:
         """Build the head for features of length `in_dim`."""
         return ProjectionHead(in_dim, hidden=self.hidden, out_dim=self.out_dim, layers=self.layers, norm=self.norm)
+
+    def build_predictor(self, head: ProjectionHead) -> ProjectionHead:
+        """Build a predictor behind a head, whose projections it predicts; 0 layers hand them through.
+
+        Raises:
+            ValueError: if predictions and projections would differ in length.
+
+        Example:
+            >>> HeadConfig(hidden=64, out_dim=16).build_predictor(HeadConfig(out_dim=16).build(32)).out_dim
+            16
+        """
+        predictor = self.build(head.out_dim)
+        if predictor.out_dim != head.out_dim:
+            raise ValueError(
+                f"predictions are compared with projections and must be as long: predictor.out_dim is "
+                f"{predictor.out_dim}, the head gives {head.out_dim}; set both alike."
+            )
+        return predictor

@@ -61,9 +61,10 @@ def load_initial_weights(encoder: nn.Module, weights: str | Path, *, partial: bo
 
     The tensors may be nested (under ``state_dict``, ``model``, ...) and their names may begin with a wrapper's
     (``module.``, ``backbone.``, ``encoder.``, ``encoder_q.``, ...): the beginning that fits the most of the encoder's
-    names is taken off. Tensors of a head, and those outside that beginning (a key encoder, a queue), are left out.
-    Input standardisation and batch norm's counters may be absent. Torch files are read as tensors only, so that
-    nothing in them is run.
+    names is taken off. An encoder's ``own_name``, where it has one, says what it calls a tensor that others named, so
+    that torchvision's and timm's weights fit our ResNets. Tensors of a head, and those outside that beginning (a key
+    encoder, a queue), are left out. Input standardisation and batch norm's counters may be absent. Torch files are read
+    as tensors only, so that nothing in them is run.
 
     Args:
         encoder: what takes the weights.
@@ -89,6 +90,8 @@ def load_initial_weights(encoder: nn.Module, weights: str | Path, *, partial: bo
     """
     file = _file(Path(weights))
     found = _tensors(_read(file), file)
+    if callable(own_name := getattr(encoder, "own_name", None)):  # others call the parts of this architecture otherwise
+        found = {own_name(name): value for name, value in found.items()}
     needed = encoder.state_dict()
     theirs, own = _best_prefixes(found, needed)
     # the checkpoint's tensors under the names that the encoder has for them

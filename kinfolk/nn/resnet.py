@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, final
@@ -89,20 +90,22 @@ class ResNet18(nn.Module):
             raise ValueError(f"width must be at least 1, found {width}.")
         self.feature_dim: int = 8 * width
         self.standardise = Standardise(channels, mean=mean, std=std)
-        self.stem = _stem(stem, channels, width, norm)
+        self.stem = make_stem(stem, channels, width, norm)
         stages, incoming = [], width
         for outgoing, stride in ((width, 1), (2 * width, 2), (4 * width, 2), (8 * width, 2)):
             first = BasicBlock(incoming, outgoing, stride=stride, norm=norm)
             stages.append(nn.Sequential(first, BasicBlock(outgoing, outgoing, stride=1, norm=norm)))
             incoming = outgoing
         self.stages = nn.Sequential(*stages)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise_convolutions(self)
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b feature_dim"]:
         """Encode float images in [0, 1]."""
         return self.stages(self.stem(self.standardise(images))).mean((2, 3))
+
+    def own_name(self, name: str) -> str:
+        """Return what this encoder calls a tensor of a published ResNet; see `own_name` of this module."""
+        return own_name(name)
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,23 @@ class ResNet18Config:
         )
 
 
-def _stem(stem: Stem, channels: int, width: int, norm: Norm) -> nn.Sequential:
+def make_stem(stem: Stem, channels: int, width: int, norm: Norm) -> nn.Sequential:
+    """Return what comes before a ResNet's stages.
+
+    Args:
+        stem: `"small"` or `"imagenet"`, as in `ResNet18`.
+        channels: of the images.
+        width: channels of the map that it gives.
+        norm: `"batch"` or `"group"`.
+
+    Raises:
+        ValueError: for any other stem.
+
+    Example:
+        >>> import torch
+        >>> make_stem("imagenet", 3, 8, "batch")(torch.rand(1, 3, 32, 32)).shape
+        torch.Size([1, 8, 8, 8])
+    """
     if stem == "small":
         convolution = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         return nn.Sequential(convolution, make_norm(norm, width), nn.ReLU(inplace=True))
@@ -144,3 +163,45 @@ def _stem(stem: Stem, channels: int, width: int, norm: Norm) -> nn.Sequential:
         pool = nn.MaxPool2d(3, stride=2, padding=1)
         return nn.Sequential(convolution, make_norm(norm, width), nn.ReLU(inplace=True), pool)
     raise ValueError(f"stem must be 'small' or 'imagenet', found {stem!r}.")
+
+
+def initialise_convolutions(module: nn.Module) -> None:
+    """Draw the weights of all convolutions so that maps keep their variance on the way back.
+
+    Reference: He, Zhang, Ren, Sun (2015), Delving Deep into Rectifiers.
+
+    Example:
+        >>> convolution = nn.Conv2d(4, 50, 3)
+        >>> initialise_convolutions(convolution)
+        >>> round(convolution.weight.std().item() * (9 * 50 / 2) ** 0.5, 1)
+        1.0
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+
+
+# What torchvision and timm, and with them most checkpoints, call the parts of a ResNet; the prefix may be a wrapper's.
+_PUBLISHED = (
+    (re.compile(r"(^|\.)layer([1-4])\.(\d+)\.downsample\.([01])\."), r"\1stages.<\2>.\3.shortcut.\4."),
+    (re.compile(r"(^|\.)layer([1-4])\.(\d+)\.bn(\d)\."), r"\1stages.<\2>.\3.norm\4."),
+    (re.compile(r"(^|\.)layer([1-4])\.(\d+)\.conv(\d)\."), r"\1stages.<\2>.\3.conv\4."),
+    (re.compile(r"^((?:[a-z_]+\.)*)conv1\."), r"\1stem.0."),
+    (re.compile(r"^((?:[a-z_]+\.)*)bn1\."), r"\1stem.1."),
+)
+
+
+def own_name(name: str) -> str:
+    """Return what `ResNet18` and `ResNet50` call a tensor of torchvision's or timm's ResNet; other names stay.
+
+    Example:
+        >>> own_name("module.encoder_q.layer2.0.downsample.1.weight"), own_name("conv1.weight")
+        ('module.encoder_q.stages.1.0.shortcut.1.weight', 'stem.0.weight')
+        >>> own_name("stages.0.1.conv1.weight"), own_name("fc.bias")
+        ('stages.0.1.conv1.weight', 'fc.bias')
+    """
+    for pattern, new in _PUBLISHED:
+        name, changes = pattern.subn(new, name)
+        if changes:  # their stages count from 1, ours from 0
+            return re.sub(r"<(\d)>", lambda found: str(int(found[1]) - 1), name)
+    return name

@@ -1,6 +1,7 @@
 """Complete configs to start from, one file per data set, each with a smoke variant."""
 
 from kinfolk.recipes.catalogue import RECIPES as RECIPES
+from kinfolk.recipes.catalogue import by_data as by_data
 from kinfolk.recipes.catalogue import recipe as recipe
 from kinfolk.recipes.catalogue import smoke as smoke
 from kinfolk.recipes.parts import PARTS as PARTS
@@ -14,6 +15,7 @@ __all__ = [
     "DATASETS",
     "PARTS",
     "RECIPES",
+    "by_data",
     "part_config",
     "recipe",
     "smoke",

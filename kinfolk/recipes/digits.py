@@ -10,10 +10,25 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from kinfolk.data import ClassTableConfig, DigitsConfig
-from kinfolk.data.views import digits_views
+from kinfolk.data.views import MultiViewsConfig, digits_views
 from kinfolk.evals import KNN, EvaluationConfig
-from kinfolk.methods import CACRConfig, MoCoConfig, SimCLRConfig, SupConConfig, XCLRConfig
-from kinfolk.nn import SmallConvConfig
+from kinfolk.methods import (
+    AdversarialConfig,
+    BregmanConfig,
+    CACRConfig,
+    IFNDConfig,
+    InterCLRConfig,
+    MoCHiConfig,
+    MoCoConfig,
+    NNCLRConfig,
+    ReLICConfig,
+    RenyiCLConfig,
+    SCEConfig,
+    SimCLRConfig,
+    SupConConfig,
+    XCLRConfig,
+)
+from kinfolk.nn import Attack, SmallConvConfig
 from kinfolk.train import AdamWConfig, MethodConfig, TrainConfig
 
 # Digits by the strokes they are made of; a matter of taste, and good enough to show a graph beyond equal labels.
@@ -47,6 +62,59 @@ def cacr(*, moved: bool = False) -> TrainConfig:
     return replace(config, views=digits_views(count=5), batch_size=64, epochs=config.epochs * 2 // 5)
 
 
+def adversarial(*, moved: bool = False) -> TrainConfig:
+    """Adversarial contrastive learning, no labels: SimCLR with a small ball, in three steps of half its radius.
+
+    The attacked view is made, not read: as many image views as the others see, and about five times the work.
+    """
+    attack = Attack(eps=8 / 255, steps=3, step=4 / 255)
+    return _digits(AdversarialConfig(temperature=0.1, attack=attack), moved=moved)
+
+
+def mochi(*, moved: bool = False) -> TrainConfig:
+    """MoCHi, no labels; the first twentieth of training without mixtures."""
+    return _digits(MoCHiConfig(temperature=0.1, queue_size=1024), moved=moved)
+
+
+def sce(*, moved: bool = False) -> TrainConfig:
+    """SCE, no labels; the target sees a digit that has hardly moved."""
+    weak = replace(digits_views(count=1), zoom=(0.9, 1.1), rotation=5, shift=0.05, erasing=0.0)
+    views = MultiViewsConfig(groups=(weak, digits_views(count=1)))
+    return replace(_digits(SCEConfig(queue_size=1024), moved=moved), views=views)
+
+
+def nnclr(*, moved: bool = False) -> TrainConfig:
+    """NNCLR, no labels; a queue of a third of the images, so that few neighbours are the digit itself."""
+    return _digits(NNCLRConfig(temperature=0.2, queue_size=512), moved=moved)
+
+
+def relic(*, moved: bool = False) -> TrainConfig:
+    """ReLICv2, no labels; two large crops and no small ones, since eight pixels leave nothing to crop."""
+    return _digits(ReLICConfig(temperature=0.1), moved=moved)
+
+
+def renyi_cl(*, moved: bool = False) -> TrainConfig:
+    """RenyiCL, no labels, on the views of the others: `hard_views` mirrors, and a mirrored digit is none."""
+    return _digits(RenyiCLConfig(), moved=moved)
+
+
+def bregman(*, moved: bool = False) -> TrainConfig:
+    """Deep Bregman divergence, no labels; SimCLR with 32 small networks beside it."""
+    return _digits(BregmanConfig(temperature=0.1, networks=32, hidden=64), moved=moved)
+
+
+def ifnd(*, moved: bool = False) -> TrainConfig:
+    """IFND, no labels; up to 100 clusters, ten for a digit, anew every second epoch from the eighth on."""
+    method = IFNDConfig(temperature=0.1, queue_size=1024, clusters=(30, 60, 100), cluster_every=0.025, start=0.1)
+    return _digits(method, moved=moved)
+
+
+def inter_clr(*, moved: bool = False) -> TrainConfig:
+    """InterCLR, no labels; 50 clusters, five for a digit."""
+    method = InterCLRConfig(temperature=0.1, queue_size=1024, clusters=50, negatives=64)
+    return _digits(method, moved=moved)
+
+
 def _digits(method: MethodConfig, *, moved: bool) -> TrainConfig:
     return TrainConfig(
         name=f"{method.kind}-digits" + ("-moved" if moved else ""),
@@ -70,5 +138,14 @@ METHODS: dict[str, Callable[..., TrainConfig]] = {
     "supcon": supcon,
     "xclr": xclr,
     "cacr": cacr,
+    "adversarial": adversarial,
+    "ifnd": ifnd,
+    "inter-clr": inter_clr,
+    "mochi": mochi,
+    "sce": sce,
+    "nnclr": nnclr,
+    "relic": relic,
+    "renyi-cl": renyi_cl,
+    "bregman": bregman,
 }
 """The recipes of this file by the name of their method."""

@@ -12,10 +12,22 @@ from dataclasses import replace
 
 from kinfolk.data import CaptionsConfig, EmojiConfig
 from kinfolk.data.sources.emoji import EMOJI_HANDS
-from kinfolk.data.views import drawing_views
+from kinfolk.data.views import (
+    MultiViewsConfig,
+    cmc_views,
+    drawing_views,
+)
 from kinfolk.evals import KNN, CrossRetrieval, EvaluationConfig
-from kinfolk.methods import CACRConfig, MoCoConfig, SimCLRConfig, SupConConfig, XCLRConfig
-from kinfolk.nn import SmallConvConfig
+from kinfolk.methods import (
+    CACRConfig,
+    CMCConfig,
+    MoCoConfig,
+    ReLICConfig,
+    SimCLRConfig,
+    SupConConfig,
+    XCLRConfig,
+)
+from kinfolk.nn import ColourBranchesConfig, SmallConvConfig
 from kinfolk.train import AdamWConfig, MethodConfig, TrainConfig
 
 
@@ -56,6 +68,23 @@ def cacr() -> TrainConfig:
     return replace(config, views=drawing_views(count=5), batch_size=128, epochs=config.epochs * 2 // 5)
 
 
+def cmc() -> TrainConfig:
+    """CMC, no labels: the lightness and the colours of one crop, each with an encoder of half the width."""
+    config = _emoji(CMCConfig(temperature=0.1))
+    return replace(config, views=cmc_views(), encoder=ColourBranchesConfig(SmallConvConfig(width=16)))
+
+
+def relic() -> TrainConfig:
+    """ReLICv2, no labels: 5 epochs of two large and two small crops are as many views as the others'.
+
+    Backgrounds stay, since masks are files of their own: after ``kinfolk data saliency emoji --out MASKS`` add
+    ``--derive "saliency path=MASKS" --views.groups.0.background 0.1``.
+    """
+    small = replace(drawing_views(count=2), size=(16, 16), crop_scale=(0.1, 0.3))
+    config = _emoji(ReLICConfig(temperature=0.1))
+    return replace(config, views=MultiViewsConfig(groups=(drawing_views(), small)), epochs=config.epochs // 2)
+
+
 PERPLEXITY = 10.0
 """Of the caption graph over a batch: to how many other pictures an anchor is pulled."""
 
@@ -86,5 +115,7 @@ METHODS: dict[str, Callable[..., TrainConfig]] = {
     "supcon": supcon,
     "xclr": xclr,
     "cacr": cacr,
+    "cmc": cmc,
+    "relic": relic,
 }
 """The recipes of this file by the name of their method."""

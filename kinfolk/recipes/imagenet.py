@@ -1,4 +1,4 @@
-"""ImageNet, 1.28 million training photos at 224x224: the settings of the papers, for several GPUs.
+"""ImageNet, 1.28 million training photos at 224x224: a ResNet-50 with the settings of the papers, for several GPUs.
 
 Days on eight GPUs; ``--data DIR`` names the folder, ``torchrun`` starts the processes.
 """
@@ -6,22 +6,181 @@ Days on eight GPUs; ``--data DIR`` names the folder, ``torchrun`` starts the pro
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from kinfolk.data import ImageNetConfig
-from kinfolk.data.views import AnyViewsConfig, moco_v2_views
-from kinfolk.methods import MoCoConfig
-from kinfolk.nn import HeadConfig, ResNet18Config
-from kinfolk.train import MethodConfig, OptimizerConfig, SGDConfig, TrainConfig
+from kinfolk.data.views import (
+    AnyViewsConfig,
+    byol_views,
+    hard_views,
+    moco_v2_views,
+    multi_crop_views,
+    relic_views,
+    simclr_photo_views,
+)
+from kinfolk.methods import (
+    BregmanConfig,
+    CACRConfig,
+    IFNDConfig,
+    InterCLRConfig,
+    MoCHiConfig,
+    MoCoConfig,
+    NNCLRConfig,
+    ReLICConfig,
+    RenyiCLConfig,
+    SCEConfig,
+    SimCLRConfig,
+)
+from kinfolk.nn import HeadConfig, ResNet50Config
+from kinfolk.train import (
+    AdamWConfig,
+    LARSConfig,
+    MethodConfig,
+    OptimizerConfig,
+    SGDConfig,
+    TrainConfig,
+)
 
 NO_FOLDER = "your-imagenet"
 """Stands where ``--data`` has to name a folder."""
 SIZE = (224, 224)
+_SIMCLR_HEAD = HeadConfig(layers=3, out_dim=128, norm="batch")
+
+
+def simclr() -> TrainConfig:
+    """SimCLR as its authors have it: batch 4,096, LARS, a head of three layers; 200 epochs instead of up to 1,000."""
+    config = _imagenet(
+        SimCLRConfig(temperature=0.1, head=_SIMCLR_HEAD),
+        views=simclr_photo_views(size=SIZE),
+        batch_size=4096,
+        optimizer=LARSConfig(),
+    )
+    return replace(config, warmup=0.05)
+
+
+def dcl() -> TrainConfig:
+    """DCL: SimCLR without the positive in the denominator, at batch 256; the rate is 0.075 times its root."""
+    config = _imagenet(
+        SimCLRConfig(temperature=0.1, decoupled=True, head=_SIMCLR_HEAD),
+        views=simclr_photo_views(size=SIZE),
+        optimizer=LARSConfig(learning_rate=1.2),
+    )
+    return replace(config, name="dcl-imagenet", warmup=0.05)
+
+
+def cacr() -> TrainConfig:
+    """CACR with four positives within batches of 256; the rest as MoCo v2.
+
+    The paper's repulsion set is MoCo's queue of 65,536; here it is the batch.
+    """
+    head = HeadConfig(out_dim=128)
+    return _imagenet(CACRConfig(t_pos=1.0, t_neg=2.0, head=head), views=moco_v2_views(count=5, size=SIZE))
 
 
 def moco() -> TrainConfig:
     """MoCo v2: a queue of 65,536, momentum 0.999, 200 epochs at batch 256."""
     method = MoCoConfig(temperature=0.2, queue_size=65536, momentum=0.999, head=HeadConfig(out_dim=128))
     return _imagenet(method, views=moco_v2_views(size=SIZE))
+
+
+def mochi() -> TrainConfig:
+    """MoCHi: MoCo v2, and after 10 epochs 512 and 256 mixtures of the 1,024 hardest keys."""
+    method = MoCHiConfig(
+        temperature=0.2,
+        queue_size=65536,
+        momentum=0.999,
+        hardest=1024,
+        mixed=512,
+        query_mixed=256,
+        warmup=0.05,
+        head=HeadConfig(out_dim=128),
+    )
+    return _imagenet(method, views=moco_v2_views(size=SIZE))
+
+
+def sce() -> TrainConfig:
+    """SCE as its authors' code has it: both views take both parts, so both are strong; batch 4,096, LARS."""
+    head, predictor = (HeadConfig(hidden=4096, layers=layers, out_dim=256, norm="batch") for layers in (3, 2))
+    method = SCEConfig(
+        target_temperature=0.07,
+        queue_size=65536,
+        momentum_schedule="cosine",
+        symmetric=True,
+        batch_norm_splits=1,
+        head=head,
+        predictor=predictor,
+    )
+    optimizer = LARSConfig(learning_rate=4.8, weight_decay=1e-6)
+    return replace(_imagenet(method, views=byol_views(size=SIZE), batch_size=4096, optimizer=optimizer), warmup=0.05)
+
+
+def nnclr() -> TrainConfig:
+    """NNCLR: a queue of 98,304, batch 4,096, 1,000 epochs; views and optimiser are SimCLR's."""
+    head, predictor = (HeadConfig(hidden=h, layers=n, out_dim=256, norm="batch") for h, n in ((2048, 3), (4096, 2)))
+    method = NNCLRConfig(temperature=0.1, queue_size=98304, head=head, predictor=predictor)
+    config = _imagenet(
+        method, views=simclr_photo_views(size=SIZE), batch_size=4096, epochs=1000, optimizer=LARSConfig()
+    )
+    return replace(config, warmup=0.01)
+
+
+def ifnd() -> TrainConfig:
+    """IFND with 10,000 and 20,000 clusters, made anew every tenth epoch from the tenth on; the rest as MoCo v2."""
+    method = IFNDConfig(
+        temperature=0.2,
+        queue_size=65536,
+        momentum=0.999,
+        clusters=(10_000, 20_000),
+        cluster_every=0.05,
+        start=0.05,
+        head=HeadConfig(out_dim=128),
+    )
+    return _imagenet(method, views=moco_v2_views(size=SIZE))
+
+
+def inter_clr() -> TrainConfig:
+    """InterCLR with 10,000 clusters and 16,384 negatives from the most similar tenth; the rest as MoCo v2."""
+    method = InterCLRConfig(
+        temperature=0.2, queue_size=65536, momentum=0.999, clusters=10_000, negatives=16_384, min_cluster=20
+    )
+    return _imagenet(method, views=moco_v2_views(size=SIZE))
+
+
+def relic() -> TrainConfig:
+    """ReLICv2: four large and two small crops, batch 4,096, LARS; 200 epochs instead of 1,000.
+
+    Backgrounds stay, since masks are files of their own: with those of an unsupervised saliency model, as
+    ``--derive "saliency path=MASKS"``, the paper removes a tenth of the large crops' backgrounds. The optimiser is
+    SimCLR's; head and predictor are BYOL's.
+    """
+    head = HeadConfig(hidden=4096, out_dim=256, norm="batch")
+    method = ReLICConfig(
+        temperature=0.2, large=4, momentum=0.996, momentum_schedule="cosine", head=head, predictor=head
+    )
+    views = relic_views(size=SIZE, small_size=(96, 96), large=4, small=2)
+    return replace(_imagenet(method, views=views, batch_size=4096, optimizer=LARSConfig()), warmup=0.05)
+
+
+def renyi_cl() -> TrainConfig:
+    """RenyiCL: two large and six small hard crops, batch 1,024, LARS at 0.8 for each 256, momentum 0.99 to 1.
+
+    The authors add the losses of the two targets, where this is their mean; LARS divides the size of a gradient out, so
+    that only biases and norm layers would notice.
+    """
+    head = HeadConfig(hidden=4096, layers=3, out_dim=256, norm="batch")
+    predictor = HeadConfig(hidden=4096, out_dim=256, norm="batch")
+    method = RenyiCLConfig(alpha=1 / 65536, momentum_schedule="cosine", head=head, predictor=predictor)
+    views = multi_crop_views(hard_views(), size=SIZE, small_size=(96, 96), small=6)
+    optimizer = LARSConfig(learning_rate=3.2, weight_decay=1e-6)
+    config = _imagenet(method, views=views, batch_size=1024, epochs=300, optimizer=optimizer)
+    return replace(config, warmup=0.03)
+
+
+def bregman() -> TrainConfig:
+    """Deep Bregman divergence with its authors' settings for large images: 200 networks, batch 800, Adam at 1e-4."""
+    method = BregmanConfig(networks=200, hidden=100, head=_SIMCLR_HEAD)
+    optimizer = AdamWConfig(learning_rate=1e-4, weight_decay=0.0)
+    return _imagenet(method, views=simclr_photo_views(size=SIZE), batch_size=800, optimizer=optimizer)
 
 
 def _imagenet(
@@ -36,7 +195,7 @@ def _imagenet(
         name=f"{method.kind}-imagenet",
         source=ImageNetConfig(NO_FOLDER),
         views=views,
-        encoder=ResNet18Config(stem="imagenet"),
+        encoder=ResNet50Config(),
         method=method,
         optimizer=SGDConfig(learning_rate=0.03, weight_decay=1e-4) if optimizer is None else optimizer,
         batch_size=batch_size,
@@ -48,6 +207,17 @@ def _imagenet(
 
 
 METHODS: dict[str, Callable[..., TrainConfig]] = {
+    "simclr": simclr,
+    "dcl": dcl,
+    "cacr": cacr,
     "moco": moco,
+    "ifnd": ifnd,
+    "inter-clr": inter_clr,
+    "mochi": mochi,
+    "sce": sce,
+    "nnclr": nnclr,
+    "relic": relic,
+    "renyi-cl": renyi_cl,
+    "bregman": bregman,
 }
 """The recipes of this file by the name of their method."""

@@ -6,10 +6,15 @@ Views replace features of a row by those of other rows; a multilayer perceptron 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from kinfolk.data import TableConfig, TableViewsConfig
 from kinfolk.evals import KNN, EvaluationConfig
-from kinfolk.methods import SimCLRConfig, SupConConfig
+from kinfolk.methods import (
+    RenyiCLConfig,
+    SimCLRConfig,
+    SupConConfig,
+)
 from kinfolk.nn import MLPConfig
 from kinfolk.train import AdamWConfig, MethodConfig, TrainConfig
 
@@ -25,6 +30,11 @@ def simclr() -> TrainConfig:
 def supcon() -> TrainConfig:
     """SupCon with all labels, whose column ``--source.label`` names."""
     return _table(SupConConfig(temperature=0.1))
+
+
+def renyi_cl() -> TrainConfig:
+    """RenyiCL on rows corrupted twice as strongly, no labels."""
+    return replace(_table(RenyiCLConfig()), views=TableViewsConfig(corruption=0.6))
 
 
 def _table(method: MethodConfig) -> TrainConfig:
@@ -45,5 +55,6 @@ def _table(method: MethodConfig) -> TrainConfig:
 METHODS: dict[str, Callable[..., TrainConfig]] = {
     "simclr": simclr,
     "supcon": supcon,
+    "renyi-cl": renyi_cl,
 }
 """The recipes of this file by the name of their method."""

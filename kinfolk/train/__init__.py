@@ -18,6 +18,8 @@ from kinfolk.train.fine_tuning import FineTuningConfig as FineTuningConfig
 from kinfolk.train.fine_tuning import fine_tune as fine_tune
 from kinfolk.train.gradient_cache import cached_backward as cached_backward
 from kinfolk.train.gradient_cache import split_rows as split_rows
+from kinfolk.train.lars import LARS as LARS
+from kinfolk.train.lars import LARSConfig as LARSConfig
 from kinfolk.train.loop import fit as fit
 from kinfolk.train.optimizers import AdamWConfig as AdamWConfig
 from kinfolk.train.optimizers import SGDConfig as SGDConfig
@@ -30,11 +32,13 @@ from kinfolk.train.runs import load_method as load_method
 from kinfolk.train.tracking import read_metrics as read_metrics
 
 __all__ = [
+    "LARS",
     "AdamWConfig",
     "DerivedConfig",
     "EncoderConfig",
     "EncoderFile",
     "FineTuningConfig",
+    "LARSConfig",
     "MethodConfig",
     "OptimizerConfig",
     "RelationConfig",

@@ -37,8 +37,34 @@ from kinfolk.data.derived.attached import RenderingsConfig, SaliencyConfig
 from kinfolk.data.relations import RelationConfig
 from kinfolk.data.sources.catalogue import SourceConfig
 from kinfolk.evals import EvaluationConfig
-from kinfolk.methods import CACRConfig, FineTuneConfig, MoCoConfig, SimCLRConfig, SupConConfig, XCLRConfig
-from kinfolk.nn import MLPConfig, ResNet18Config, SmallConvConfig, TimmConfig, TransformersConfig
+from kinfolk.methods import (
+    AdversarialConfig,
+    BregmanConfig,
+    CACRConfig,
+    CMCConfig,
+    FineTuneConfig,
+    IFNDConfig,
+    InterCLRConfig,
+    MoCHiConfig,
+    MoCoConfig,
+    NNCLRConfig,
+    ReLICConfig,
+    RenyiCLConfig,
+    SCEConfig,
+    SimCLRConfig,
+    SupConConfig,
+    XCLRConfig,
+)
+from kinfolk.nn import (
+    ColourBranchesConfig,
+    MLPConfig,
+    ResNet18Config,
+    ResNet50Config,
+    SmallConvConfig,
+    TimmConfig,
+    TransformersConfig,
+)
+from kinfolk.train.lars import LARSConfig
 from kinfolk.train.optimizers import AdamWConfig, SGDConfig
 from kinfolk.train.serialization import decode, encode, flatten
 
@@ -61,9 +87,34 @@ ViewSettings = ViewsConfig | MultiViewsConfig | ColourSpaceViewsConfig | TableVi
 SamplerConfig = (
     PlainSamplerConfig | ClassBalancedSamplerConfig | DistinctSamplerConfig | BucketSamplerConfig | ShardSamplerConfig
 )
-EncoderConfig = SmallConvConfig | ResNet18Config | MLPConfig | TransformersConfig | TimmConfig
-MethodConfig = SimCLRConfig | MoCoConfig | SupConConfig | XCLRConfig | CACRConfig | FineTuneConfig
-OptimizerConfig = AdamWConfig | SGDConfig
+EncoderConfig = (
+    SmallConvConfig
+    | ResNet18Config
+    | ResNet50Config
+    | ColourBranchesConfig
+    | MLPConfig
+    | TransformersConfig
+    | TimmConfig
+)
+MethodConfig = (
+    SimCLRConfig
+    | MoCoConfig
+    | SupConConfig
+    | XCLRConfig
+    | CACRConfig
+    | CMCConfig
+    | ReLICConfig
+    | RenyiCLConfig
+    | BregmanConfig
+    | AdversarialConfig
+    | MoCHiConfig
+    | SCEConfig
+    | NNCLRConfig
+    | IFNDConfig
+    | InterCLRConfig
+    | FineTuneConfig
+)
+OptimizerConfig = AdamWConfig | SGDConfig | LARSConfig
 
 
 @dataclass(frozen=True)

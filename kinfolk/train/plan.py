@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kinfolk.data import StreamSource
-from kinfolk.evals.features import extract
+from kinfolk.evals.extraction import extract
 from kinfolk.methods import TrainingPlan
 
 if TYPE_CHECKING:

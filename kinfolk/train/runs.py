@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from kinfolk.data import Source
+from kinfolk.data import ColourSpaceViewsConfig, Source
 from kinfolk.data.views.table import make_views
 from kinfolk.methods import FineTuneConfig, Method
 from kinfolk.nn.initial_weights import InitialWeights, load_initial_weights
@@ -186,10 +186,14 @@ def build_method(
 
 
 def view_shape(config: TrainConfig, source: Source) -> tuple[int, tuple[int, int]]:
-    """Channels and ``(H, W)`` of the views that the encoder will see, measured on the first sample."""
+    """Channels and ``(H, W)`` of the images that the encoder will see, measured on a view of the first sample.
+
+    Views of a colour space are parts of an image, for the encoder's branches; the encoder takes the whole.
+    """
     sample = source.fetch(torch.tensor([0]))
     view = make_views(config.views, source, seed=config.seed).of_batch(sample, epoch=0)[0]
-    return view.shape[1], (view.shape[2], view.shape[3])
+    split = isinstance(config.views, ColourSpaceViewsConfig)
+    return source.channels if split else view.shape[1], (view.shape[2], view.shape[3])
 
 
 def export_encoder(run: Run, encoder: nn.Module, description: EncoderFile) -> None:

@@ -35,6 +35,8 @@ def forward_backward(
         accelerator.backward(terms["loss"])
         return terms
     method: Method = accelerator.unwrap_model(model)
+    with accelerator.autocast():
+        batch = method.prepare(batch)
     chunks = split_rows(batch, chunk_size)
     terms = {}
 

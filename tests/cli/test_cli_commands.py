@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -112,11 +113,11 @@ assert not {"torch", "tyro", "numpy"} & set(sys.modules)
 
 def test_help_of_train_names_every_recipe(capsys) -> None:
     assert main(["train", "--help"]) == 0
-    text = "".join(capsys.readouterr().out.split())  # lines are broken at hyphens
-    for name in RECIPES:
-        method, _, data = name.partition("-")
-        assert method in text
-        assert f"-{data}" in text
+    text = " ".join(capsys.readouterr().out.split("recipes, METHOD-DATA:")[1].split())
+    listed = {
+        data: methods.split(", ") for data, methods in re.findall(r"([a-z0-9-]+): ((?:[a-z0-9-]+(?:, )?)+)", text)
+    }
+    assert {f"{method}-{data}" for data, methods in listed.items() for method in methods} == set(RECIPES)
 
 
 def test_help_of_a_recipe_shows_its_settings(capsys) -> None:

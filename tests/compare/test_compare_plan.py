@@ -88,10 +88,34 @@ def test_plans_have_every_run_once_seed_by_seed_with_equal_views() -> None:
 def test_references_are_measured_once_for_all_settings_on_the_same_data() -> None:
     by_batch = ComparisonConfig("c", (SIMCLR,), varied=Variation("batch_size", ("32", "64")))
     assert [one.settings for one in planned_references(by_batch, Path("out"))] == [("32", "64")]
-    by_data = ComparisonConfig("c", (SIMCLR,), varied=Variation("derived", ("none", "imbalanced")))
+    changes = ("none", "imbalanced", "imbalanced supervised=true", "label-noise", "label-noise clean_probe=true")
+    by_data = ComparisonConfig("c", (SIMCLR,), varied=Variation("derived", changes))
     found = planned_references(by_data, Path("out"))
-    assert [one.settings for one in found] == [("none",), ("imbalanced",)]
-    assert len({one.file for one in found}) == 2
+    assert [one.settings for one in found] == [
+        ("none", "imbalanced", "label-noise clean_probe=true"),  # the same probes, whatever pretraining sees
+        ("imbalanced supervised=true",),
+        ("label-noise",),
+    ]
+    assert len({one.file for one in found}) == 3
+    assert str(found[0]) == "references for none, imbalanced, label-noise clean_probe=true"
+
+
+def test_references_are_measured_anew_where_a_protocol_looks_at_the_pretraining_set() -> None:
+    varied = Variation("derived", ("none", "imbalanced"))
+    for protocols, count in (("[knn]", 1), ("[shot_accuracy]", 2), ("[graph_agreement]", 2)):
+        seen = replace(SIMCLR, config=with_field(SIMCLR.config, "evaluation.protocols", protocols))
+        assert len(planned_references(ComparisonConfig("c", (seen,), varied=varied), Path("out"))) == count
+    # only the end can be left out: here noise finds a probe part that it spares, and without one it would not
+    noisy = replace(SIMCLR, config=with_field(SIMCLR.config, "derived", "imbalanced"))
+    later = ComparisonConfig("c", (noisy,), varied=Variation("derived", ("none", "label-noise")))
+    assert len(planned_references(later, Path("out"))) == 2
+
+
+def test_references_are_measured_anew_for_other_views_where_alignment_is_asked_for() -> None:
+    varied = Variation("views.rotation", ("0", "10"))
+    for protocols, count in (("[knn]", 1), ("[knn, geometry]", 2)):
+        seen = replace(SIMCLR, config=with_field(SIMCLR.config, "evaluation.protocols", protocols))
+        assert len(planned_references(ComparisonConfig("c", (seen,), varied=varied), Path("out"))) == count
 
 
 def test_unequal_budgets_are_refused_with_both_counts() -> None:

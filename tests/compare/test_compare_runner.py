@@ -7,18 +7,31 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kinfolk.cli import main
-from kinfolk.compare import Comparison, ComparisonConfig, Contender, Variation, compare, describe_plan, read_config
+from kinfolk.compare import (
+    Comparison,
+    ComparisonConfig,
+    Contender,
+    Variation,
+    compare,
+    describe_plan,
+    read_config,
+    runner,
+    worker,
+)
 from kinfolk.compare.comparison import gather
 from kinfolk.compare.plan import planned_runs, status
 from kinfolk.compare.runner import claimed
 from kinfolk.recipes import recipe, smoke, with_field
+from kinfolk.train import to_yaml
 
 LIGHT = ("evaluation.protocols", "[knn]")
 SIMCLR, SUPCON = (Contender(name, with_field(smoke(recipe(f"{name}-digits")), *LIGHT)) for name in ("simclr", "supcon"))
@@ -149,6 +162,89 @@ def test_a_killed_comparison_repeats_nothing_and_gives_the_same_table(tmp_path: 
     assert lines[0] == f"4 runs, {len(before)} of them finished"
     assert {folder: (Path(folder) / "metrics.jsonl").read_bytes() for folder in before} == before
     assert again.results == whole.results
+
+
+def test_a_run_whose_process_is_killed_is_reported_and_taken_up_the_next_time(
+    finished: tuple[Path, Comparison], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, whole = finished
+    alone = replace(SIMCLR, config=with_field(SIMCLR.config, "evaluation.baselines", "false"))
+    alone = replace(alone, config=replace(alone.config, checkpoint_every_steps=2))
+    config = replace(CONFIG, contenders=(alone,))
+    (run,) = planned_runs(config, tmp_path)
+
+    def start_and_kill(*args: Any, **kwargs: Any) -> subprocess.Popen[bytes]:
+        process = start(*args, **kwargs)
+        while not (run.folder / "checkpoints").is_dir():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+        return process
+
+    start = runner._start
+    monkeypatch.setattr(runner, "_start", start_and_kill)
+    broken, lines = quiet(config, tmp_path, jobs=1)
+    assert list(broken.failed) == ["simclr-seed-0"]
+    assert broken.results == ()
+    assert lines[1].startswith("simclr, seed 0: failed: ")
+    assert status(run) == "begun"
+    again, lines = quiet(config, tmp_path)
+    assert again.failed == {}
+    assert again.results == tuple(one for one in whole.results if one.contender == "simclr")
+
+
+def test_in_this_process_a_run_of_another_process_is_waited_for_and_taken_over_when_that_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run,) = planned_runs(replace(CONFIG, contenders=(SIMCLR,)), tmp_path)
+    with claimed(tmp_path, run):
+        pass
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
+    (lock,) = (tmp_path / "locks").iterdir()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", hold, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    performed: list[object] = []
+    monkeypatch.setattr(runner, "perform", performed.append)
+    waiting = threading.Thread(target=runner.perform_here, args=(tmp_path, [run]), kwargs={"report": lambda line: None})
+    waiting.start()
+    waiting.join(timeout=0.7)
+    assert waiting.is_alive()
+    assert performed == []
+    holder.kill()
+    holder.communicate()
+    waiting.join(timeout=60)
+    assert performed == [run]
+
+
+def test_a_worker_whose_comparison_was_replaced_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "comparison.yaml").write_text(to_yaml(replace(CONFIG, contenders=(SUPCON,))))
+    (run,) = planned_runs(replace(CONFIG, contenders=(SIMCLR,)), tmp_path)
+    assert worker.main(tmp_path, run.key) == 1
+    said = capsys.readouterr().out
+    assert "comparison.yaml has no simclr-seed-0 any more: another comparison was begun in this folder" in said
+    assert not run.folder.exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="asks the system for a process's children")
+def test_a_comparison_that_is_told_to_end_takes_its_workers_along(tmp_path: Path) -> None:
+    long = replace(CONFIG, contenders=(SIMCLR,), image_views=2_000_000)
+    (tmp_path / "comparison.yaml").write_text(to_yaml(long))
+    command = [sys.executable, "-m", "kinfolk.cli", "compare", "--out", str(tmp_path), "--jobs", "1"]
+    parent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    deadline = time.monotonic() + 240
+    while not (list(tmp_path.glob("logs/*")) and children.read_text()):
+        assert parent.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    workers = [int(pid) for pid in children.read_text().split()]
+    parent.terminate()
+    assert parent.wait(timeout=60) == 143
+    assert len(workers) == 1
+    assert not Path(f"/proc/{workers[0]}").exists()
 
 
 def test_what_is_the_same_for_all_is_the_same_for_all(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from kinfolk.data.derived import CompositeConfig
 from kinfolk.data.derived.composites import Variant
 from kinfolk.data.saliency import SaliencySource, compute_saliency
 from kinfolk.data.sources.base import ArraySource, Source, Splits
+from kinfolk.data.sources.folder import ImageFolderConfig
 from kinfolk.evals.background_shift import BackgroundShift
 from kinfolk.evals.baselines import RawPixels
 from kinfolk.evals.linear_probe import LinearProbe
@@ -172,6 +173,15 @@ def composite(textures: str, *, soft: bool = False) -> tuple[Splits, Splits]:
     parts = [ArraySource(images, labels, ids=torch.arange(18) + first) for first in (0, 50)]
     splits = Splits(*parts)
     return splits, CompositeConfig(textures, train="original", test="original", seed=2).apply(splits)
+
+
+def test_textures_are_loaded_once_for_all_variants(textures: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[str] = []
+    load = ImageFolderConfig.load
+    monkeypatch.setattr(ImageFolderConfig, "load", lambda self: loads.append(self.path) or load(self))
+    subject = Subject.of("made", Corner(), train=photos(), test=photos(first_id=50))
+    assert len(list(shifted(textures).sets(subject))) == 4
+    assert loads == [textures]
 
 
 def test_a_composite_is_composed_anew_as_its_objects_were(textures: str) -> None:

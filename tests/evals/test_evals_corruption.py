@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from kinfolk.data import ArraySource, DigitsConfig, corrupt
+from kinfolk.data import ArraySource, corrupt
 from kinfolk.data.derived import CORRUPTIONS
 from kinfolk.data.sources.table import TableSource
 from kinfolk.data.sources.table_features import Feature
@@ -37,25 +36,6 @@ def stripes(n: int = 60, *, seed: int = 0, first_id: int = 0) -> ArraySource:
     labels, images = torch.arange(n) % 2, torch.randint(90, 150, (n, 1, 8, 8), generator=generator)
     images[labels == 1, :, ::2] += 20
     return ArraySource(images.byte(), labels, ids=torch.arange(n) + first_id)
-
-
-@pytest.fixture(scope="module")
-def subject() -> Subject:
-    """Digits and a small encoder, trained for a second."""
-    digits = DigitsConfig().load()
-    torch.manual_seed(0)
-    encoder = SmallConvConfig(width=8).build(channels=1, image_size=(8, 8))
-    model = nn.Sequential(encoder, nn.Linear(encoder.feature_dim, 10))
-    held = list(model.parameters())
-    images, labels = digits.train.read(torch.arange(len(digits.train))).float() / 255, digits.train.labels
-    assert labels is not None
-    for step in range(60):
-        rows = torch.arange(step * 64, (step + 1) * 64) % len(labels)
-        slopes = torch.autograd.grad(F.cross_entropy(model(images[rows]), labels[rows]), held)
-        with torch.no_grad():
-            torch._foreach_add_(held, slopes, alpha=-0.3)
-    few = digits.train.subset(torch.arange(400))
-    return Subject.of("trained", encoder.eval(), train=few, test=digits.test)
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,8 @@ from kinfolk.evals import (
     Evaluation,
     EvaluationConfig,
     FeatureSplits,
+    FewLabelProbe,
+    Geometry,
     LinearProbe,
     RawPixels,
     Record,
@@ -149,9 +151,11 @@ def test_permuted_sources_give_the_same_numbers(digits: Splits) -> None:
     def shuffled(source: ArraySource, seed: int) -> ArraySource:
         return source.subset(torch.randperm(len(source), generator=torch.Generator().manual_seed(seed)))
 
-    config = EvaluationConfig(protocols=("knn", "few_label_probe", "retrieval"), knn=KNN(k=10))
-    permuted = Splits(shuffled(digits.train, 1), shuffled(digits.test, 2))
-    expected = [r for r in run(digits, config) if "raw" in r.encoder]
+    probe = FewLabelProbe(labels_per_class=(5,), shares=(0.1,), seeds=(0, 1))
+    config = EvaluationConfig(protocols=("knn", "few_label_probe", "retrieval"), knn=KNN(k=10), few_label_probe=probe)
+    few = Splits(digits.train.subset(torch.arange(400)), digits.test.subset(torch.arange(100)))
+    permuted = Splits(shuffled(few.train, 1), shuffled(few.test, 2))
+    expected = [r for r in run(few, config) if "raw" in r.encoder]
     assert [r for r in run(permuted, config) if "raw" in r.encoder] == expected
 
 
@@ -325,3 +329,23 @@ def test_lists_as_yaml_gives_them_become_tuples() -> None:
     config = EvaluationConfig(protocols=["knn"], retrieval=Retrieval(recall_at=[1, 5]))  # type: ignore[arg-type]
     assert config == EvaluationConfig(protocols=("knn",))
     assert hash(config) == hash(EvaluationConfig(protocols=("knn",)))
+
+
+def test_which_samples_a_limit_keeps_follows_from_ids_and_not_from_their_order() -> None:
+    splits = DigitsConfig().load()
+    config = EvaluationConfig(
+        protocols=("knn", "geometry"), max_train_rows=60, max_test_rows=50, geometry=Geometry(alignment_samples=20)
+    )
+    kept = []
+    for order in (slice(None), torch.randperm(len(splits.test), generator=torch.Generator().manual_seed(2))):
+        test = splits.test.subset(torch.arange(len(splits.test))[order])
+        train = splits.train.subset(
+            torch.arange(len(splits.train)).flip(0) if kept else torch.arange(len(splits.train))
+        )
+        found = evaluate(
+            None, Splits(train, test), config, untrained=RawPixels(channels=1, image_size=(8, 8)),
+            view_maker=ViewMaker(ViewsConfig(count=2, shift=0.1), seed=0), labels_used="none",
+        )  # fmt: skip
+        kept.append({(r.encoder, r.metric): r.value for r in found.records})
+    assert kept[0] == pytest.approx(kept[1], abs=1e-6)
+    assert ("raw pixels", "alignment") in kept[0]

@@ -162,6 +162,24 @@ def test_a_table_of_images_is_that_of_the_pretraining_images() -> None:
         assert (found == pytest.approx(each, abs=1e-4)) is same
 
 
+def test_a_table_of_images_within_a_mixture_is_that_of_the_pretraining_images_too() -> None:
+    digits = DigitsConfig().load()
+    test, train = digits.test.subset(torch.arange(60)), digits.train.subset(torch.arange(400))
+    subject = Subject.of("pixels", RawPixels(channels=1, image_size=(8, 8)), train=train, test=test)
+    labels = test.labels[test.ids.argsort()]
+    mixture = MixedConfig((ClassTableConfig(temperature=0.3), LabelsConfig()), weights=(0.6, 0.4))
+    found = measured(GraphAgreement(mixture), subject)[EACH].value
+    same = (labels[:, None] == labels).double().fill_diagonal_(0)
+    for source, is_it in ((train, True), (test, False)):
+        table = ClassTableConfig().build(source).similarities.double()
+        near = (table[labels][:, labels] / 0.3).exp().fill_diagonal_(0)
+        target = 0.6 * near / near.sum(1, keepdim=True) + 0.4 * same / same.sum(1, keepdim=True)
+        _, each = by_scipy(cosines(subject.features.test.rows), target.numpy())
+        assert (found == pytest.approx(each, abs=1e-4)) is is_it
+    whole = MixedConfig((ClassTableConfig(perplexity=9.0), LabelsConfig()))
+    assert measured(GraphAgreement(whole), subject)[EACH].details["target"].startswith("mixed: 50% ")
+
+
 def test_a_seeded_subset_of_the_rows() -> None:
     subject = subject_of(randn(60, 4), torch.arange(60) % 3)
     whole, part = measured(GraphAgreement(), subject), measured(GraphAgreement(rows=20), subject)

@@ -2,23 +2,53 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from kinfolk.data import DigitsConfig, ViewMaker, ViewsConfig
-from kinfolk.evals.features import extract
-from kinfolk.methods import CACRConfig, MoCoConfig, SimCLRConfig, SupConConfig, TrainingPlan, XCLRConfig
-from kinfolk.nn import HeadConfig, SmallConvConfig
+from kinfolk.evals.extraction import extract
+from kinfolk.methods import (
+    AdversarialConfig,
+    BregmanConfig,
+    CACRConfig,
+    IFNDConfig,
+    InterCLRConfig,
+    MoCHiConfig,
+    MoCoConfig,
+    NNCLRConfig,
+    ReLICConfig,
+    RenyiCLConfig,
+    SCEConfig,
+    SimCLRConfig,
+    SupConConfig,
+    TrainingPlan,
+    XCLRConfig,
+)
+from kinfolk.nn import Attack, HeadConfig, SmallConvConfig
 
 _HEAD = HeadConfig(hidden=32, out_dim=16)
+_NORMED = HeadConfig(hidden=32, out_dim=16, norm="batch")
 CONFIGS = {
-    "simclr": SimCLRConfig(head=HeadConfig(hidden=32, out_dim=16, norm="batch")),
+    "simclr": SimCLRConfig(head=_NORMED),
     "moco": MoCoConfig(queue_size=160, batch_norm_splits=4, head=_HEAD),
     "moco-symmetric": MoCoConfig(queue_size=160, momentum_schedule="cosine", symmetric=True, head=_HEAD),
     "supcon": SupConConfig(head=_HEAD),
     "xclr": XCLRConfig(head=_HEAD),
     "cacr": CACRConfig(),
+    "ifnd": IFNDConfig(
+        queue_size=160, clusters=(20, 40), start=0.1, cluster_every=0.1, batch_norm_splits=4, head=_HEAD
+    ),
+    "inter-clr": InterCLRConfig(queue_size=160, clusters=12, negatives=32, batch_norm_splits=4, head=_HEAD),
+    "mochi": MoCHiConfig(queue_size=160, hardest=16, mixed=8, query_mixed=8, warmup=0.05, head=_HEAD),
+    "sce": SCEConfig(queue_size=160, batch_norm_splits=4, head=_NORMED, predictor=_HEAD),
+    "nnclr": NNCLRConfig(queue_size=160, head=_NORMED, predictor=_NORMED),
+    "relic": ReLICConfig(head=_NORMED, predictor=_NORMED),
+    "renyi-cl": RenyiCLConfig(head=_NORMED, predictor=_NORMED),
+    "bregman": BregmanConfig(networks=8, hidden=16, dropout=0.0, head=_NORMED),
+    "adversarial": AdversarialConfig(temperature=0.2, attack=Attack(0.05, 2, 0.03), head=replace(_HEAD, norm="batch")),
 }
 
 

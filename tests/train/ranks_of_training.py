@@ -5,6 +5,7 @@ Arguments: a folder for results, then groups of parts (names joined by commas), 
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import sys
@@ -21,10 +22,28 @@ from torch import Tensor, nn
 import kinfolk.train.loop as loop
 from kinfolk import distributed
 from kinfolk.data import ClassTableConfig, DigitsConfig
-from kinfolk.evals.features import extract
+from kinfolk.evals.extraction import extract
 from kinfolk.losses import CLIPLoss, NTXentLoss
-from kinfolk.methods import CACRConfig, Method, MoCo, MoCoConfig, SimCLRConfig, SupConConfig, TrainingPlan, XCLRConfig
-from kinfolk.nn import HeadConfig, SmallConvConfig, SynchronisedBatchNorm
+from kinfolk.methods import (
+    AdversarialConfig,
+    BregmanConfig,
+    CACRConfig,
+    IFNDConfig,
+    InterCLRConfig,
+    Method,
+    MoCHiConfig,
+    MoCo,
+    MoCoConfig,
+    NNCLRConfig,
+    ReLICConfig,
+    RenyiCLConfig,
+    SCEConfig,
+    SimCLRConfig,
+    SupConConfig,
+    TrainingPlan,
+    XCLRConfig,
+)
+from kinfolk.nn import Attack, HeadConfig, SmallConvConfig, SynchronisedBatchNorm
 from kinfolk.recipes import recipe, smoke
 from kinfolk.train import (
     SGDConfig,
@@ -72,7 +91,20 @@ METHODS = {
     "xclr": XCLRConfig(head=HEAD),
     "xclr-relation": XCLRConfig(head=HEAD),
     "cacr": CACRConfig(head=HEAD),
+    "ifnd": IFNDConfig(queue_size=20, clusters=(5, 12), start=0.0, cluster_every=0.3, head=HEAD),
+    "inter-clr": InterCLRConfig(queue_size=20, clusters=9, negatives=7, head=HEAD),
+    # Ranks draw apart, so with mixtures two of them are not one.
+    "mochi": MoCHiConfig(queue_size=20, mixed=0, query_mixed=0, head=HEAD),
+    "sce": SCEConfig(queue_size=20, head=HEAD, predictor=HEAD),
+    "nnclr": NNCLRConfig(queue_size=20, head=HEAD, predictor=HEAD),
+    "relic": ReLICConfig(momentum=0.8, head=HEAD, predictor=HEAD),
+    "renyi-cl": RenyiCLConfig(momentum=0.8, head=HEAD, predictor=HEAD),
+    "bregman": BregmanConfig(networks=6, hidden=4, dropout=0.0, head=HEAD),
     "learnt-temperature": LearntTemperatureConfig(),
+    "adversarial": AdversarialConfig(attack=Attack(0.05, 2, 0.03), head=HEAD),
+    "adversarial-similarity": AdversarialConfig(
+        attack=Attack(0.05, 1, 0.03), false_negatives="similarity", false_negative_share=0.3, head=HEAD
+    ),
 }
 
 
@@ -83,7 +115,11 @@ def method_of(name: str) -> Method:
     relation = RELATION.build(DigitsConfig().load().train) if name == "xclr-relation" else None
     method = METHODS[name].build(encoder.build(channels=1, image_size=(8, 8)), relation=relation)
     source = DigitsConfig().load().train
-    method.begin(TrainingPlan(3, 100, source.ids, lambda module: extract(module, source, over_ranks=True).rows))
+    method.begin(
+        TrainingPlan(
+            3, 2, source.ids, lambda module: extract(copy.deepcopy(module).float(), source, over_ranks=True).rows
+        )
+    )
     return method.double()
 
 
@@ -93,7 +129,10 @@ def batch_of(name: str, step: int, *, n: int = 14) -> dict[str, Any]:
     source = DigitsConfig().load().train
     data = source.fetch(torch.randperm(len(source), generator=generator)[:n])
     images = data["images"].double() / 255
-    views = [images + 0.1 * torch.randn(images.shape, generator=generator) for _ in range(3 if name == "cacr" else 2)]
+    views = [
+        (images + 0.1 * torch.randn(images.shape, generator=generator)).clamp(0, 1)
+        for _ in range(3 if name in ("cacr", "relic") else 2)
+    ]
     side = torch.randn(n, 3, generator=generator).double()
     return {"views": views, "ids": data["ids"], "labels": data["labels"], "text_embedding": side}
 
@@ -125,7 +164,7 @@ def unequal(name: str, *, rank: int, world: int) -> dict[str, Tensor]:
     """Return loss and gradients where one rank has three chunks and the other one."""
     method, batch = method_of(name), batch_of(name, 0)
     sizes, size = ([11, 3], 4) if world > 1 else ([14], 14)
-    share = share_of(batch, sizes, rank)
+    share = method.prepare(share_of(batch, sizes, rank))
     chunks = split_rows(share, size)
     with torch.no_grad():
         keys = join_rows([method.embed_keys(chunk) for chunk in chunks])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
@@ -88,6 +89,18 @@ class CompositeConfig:
             FileNotFoundError: when there is no folder of that name.
             ValueError: without labels, where the foreground or, without textures, the background is not known.
         """
+        return next(self.with_tests(splits, (self.test,)))
+
+    def with_tests(self, splits: Splits, variants: Sequence[Variant]) -> Iterator[Splits]:
+        """Compose all parts once for every variant of the test part; textures are loaded once.
+
+        Args:
+            splits: as for `apply`.
+            variants: what the test part becomes, in place of `test`.
+
+        Raises:
+            FileNotFoundError, ValueError: as `apply`.
+        """
         parts = [splits.train, splits.test] + ([] if splits.probe is None else [splits.probe])
         for source in parts:
             required_labels(source, needed_for="a composite set")
@@ -107,11 +120,13 @@ class CompositeConfig:
                 self.backgrounds, classes=classes, size=size, seed=self.seed, held_out=True
             )
             choices = [for_train, for_test, for_train]
-        made = [
-            self._composed(source, variant, chosen, classes)
-            for source, variant, chosen in zip(parts, (self.train, self.test, self.train), choices, strict=False)
-        ]
-        return Splits(*made)
+        for test in variants:
+            yield Splits(
+                *(
+                    self._composed(source, variant, chosen, classes)
+                    for source, variant, chosen in zip(parts, (self.train, test, self.train), choices, strict=False)
+                )
+            )
 
     def _composed(self, source: Source, variant: Variant, backgrounds: Backgrounds, classes: int) -> Source:
         bias = background_classes(source, variant, classes=classes, seed=self.seed)

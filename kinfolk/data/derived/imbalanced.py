@@ -64,6 +64,11 @@ class ImbalancedConfig:
         if not self.factor >= 1:
             raise ValueError(f"factor must be at least 1 (the first class's size over the last's); found {self.factor}")
 
+    @property
+    def leaves_probes(self) -> bool:
+        """Whether what probes are fitted on and tested with is what it was without."""
+        return not self.supervised
+
     def counts(self, available: tuple[int, ...]) -> tuple[int, ...]:
         """How many samples of each class are kept, given how many there are.
 

@@ -69,6 +69,11 @@ class LabelNoiseConfig:
             if self.rule == "symmetric":
                 raise ValueError("class_map belongs to rule='asymmetric'; rule='symmetric' draws the wrong class")
 
+    @property
+    def leaves_probes(self) -> bool:
+        """Whether what probes are fitted on and tested with is what it was without."""
+        return self.clean_probe
+
     def apply(self, splits: Splits) -> Splits:
         """Make training labels wrong.
 

@@ -125,8 +125,15 @@ class MixedConfig:
         Raises:
             ValueError: when a part cannot be built; the message is the part's.
         """
-        parts = [part.build(source) for part in self.parts]
         labels = None if source.labels is None else source.labels[source.ids.argsort()]
+        return self.of([part.build(source) for part in self.parts], labels=labels)
+
+    def of(self, parts: Sequence[Relation], *, labels: Int[Tensor, " N"] | None = None) -> Mixed:
+        """Mix parts that are built already, one per config and over the same samples.
+
+        Raises:
+            ValueError: for parts over different samples.
+        """
         relation = Mixed(parts, self.weights, labels=labels)
         shares = zip(self.weights, parts, strict=True)
         relation.about = " + ".join(

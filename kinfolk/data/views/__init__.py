@@ -2,7 +2,6 @@
 
 from kinfolk.data.views.config import ViewsConfig
 from kinfolk.data.views.groups import AnyViewsConfig, ColourSpaceViewsConfig, MultiViewsConfig
-from kinfolk.data.views.lab import rgb_to_lab
 from kinfolk.data.views.maker import ViewMaker
 from kinfolk.data.views.paper_presets import (
     autoaugment_views,
@@ -20,6 +19,7 @@ from kinfolk.data.views.paper_presets import (
 )
 from kinfolk.data.views.presets import digits_views, drawing_views, fashion_views, photo_views
 from kinfolk.data.views.unaugmented import to_float
+from kinfolk.ops.lab import rgb_to_lab
 
 __all__ = [
     "AnyViewsConfig",

@@ -17,9 +17,9 @@ from kinfolk.data.views.draws import Draws
 from kinfolk.data.views.filters import erase, gaussian_blur
 from kinfolk.data.views.geometry import resample, window
 from kinfolk.data.views.groups import AnyViewsConfig, ColourSpaceViewsConfig
-from kinfolk.data.views.lab import rgb_to_lab
 from kinfolk.data.views.policies import apply_policy
 from kinfolk.data.views.unaugmented import to_float
+from kinfolk.ops.lab import rgb_to_lab
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8
