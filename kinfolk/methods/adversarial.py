@@ -123,8 +123,7 @@ class Adversarial(Method):
         """Return the batch with its `attacked` view and, where negatives may be false, `false_negatives`."""
         first, second = read_views(batch, method="Adversarial", count=2)
         ids = read_ids(batch)
-        # Autocast would remember weights cast here, and those cast without gradient must not serve `embed`.
-        with evaluating(self.encoder, self.head), _uncached_autocast(first.device):
+        with evaluating(self.encoder, self.head):
             with torch.no_grad():
                 clean = self.head(self.encoder(torch.cat([first, second])))
                 others, other_ids = all_gather(clean), all_gather(ids.repeat(2))
@@ -138,6 +137,8 @@ class Adversarial(Method):
                 return torch.zeros_like(rows, dtype=torch.bool), values  # the worst one counts, none is ever done
 
             attacked = worst_in_ball(harm, first, self.config.attack, starts=[self._starts(first, ids)]).images
+        # Versions of torch whose autocast hands out weights cast without a graph would give `embed` no gradient.
+        torch.clear_autocast_cache()
         return {**batch, "attacked": attacked, **({} if alike is None else {"false_negatives": alike})}
 
     def embed(self, batch: Mapping[str, Any]) -> tuple[Float[Tensor, "n d"], ...]:
@@ -231,10 +232,3 @@ def _exclusion_health(batch: Mapping[str, Any]) -> dict[str, Tensor]:
         right = none if alike is None else (alike & same & (labels[:, None] >= 0)).sum() / alike.sum().clamp(min=1)
         health["false_negative_precision"] = right
     return health
-
-
-def _uncached_autocast(device: torch.device) -> torch.autocast:
-    """The autocast that is on, or off, without its memory of weights."""
-    kind = device.type
-    enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-    return torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False)

@@ -165,5 +165,4 @@ def test_a_run_with_dropout_resumes_bitwise_and_its_networks_learn(tmp_path):
     expected, found = (load_file(checkpoints(run.checkpoints)[-1] / "weights.safetensors") for run in (whole, resumed))
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
     assert not any("networks" in name for name in load_file(whole.folder / "encoder.safetensors"))
-    torch.manual_seed(config.seed)
     assert load_method(whole).loss.networks.hidden_weight.shape == (32, 64, 128)

@@ -26,10 +26,10 @@ def encoder(norm: str = "group") -> ColourBranches:
 
 
 def blobs(step: int, n: int = 32) -> dict:
-    """Images of one colour each, with a bright corner; lightness and colour both say which it is."""
-    generator = torch.Generator().manual_seed(7)
-    colours = torch.randint(30, 220, (256, 3, 1, 1), generator=generator, dtype=torch.uint8)
-    images = colours.expand(-1, -1, 8, 8).clone()
+    """Images of one colour each, from dark blue to bright yellow: lightness and colour tell each other."""
+    shade = torch.arange(256) / 255
+    colours = torch.stack([20 + 220 * shade, 20 + 220 * shade**2, 150 - 130 * shade], 1).to(torch.uint8)
+    images = colours[:, :, None, None].expand(-1, -1, 8, 8).contiguous()
     ids = torch.randperm(256, generator=torch.Generator().manual_seed(step))[:n]
     maker = ViewMaker(ColourSpaceViewsConfig(ViewsConfig(count=1, flip=0.5, shift=0.1)), seed=0)
     return {"views": maker(images[ids], ids, epoch=step), "ids": ids}
@@ -67,7 +67,7 @@ def test_it_trains_without_collapse(norm: str) -> None:
     method = CMCConfig(temperature=0.2, head=HEAD).build(encoder(norm))
     optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
     losses = []
-    for step in range(40):
+    for step in range(30):
         terms = method(blobs(step))
         optimizer.zero_grad()
         terms["loss"].backward()
@@ -81,10 +81,10 @@ def test_it_trains_without_collapse(norm: str) -> None:
 
 def test_the_same_sample_twice_is_no_negative_and_one_alone_gives_nothing() -> None:
     method = CMCConfig(head=HEAD).build(encoder())
-    batch = {name: value for name, value in blobs(0, n=1).items()}
-    assert method(batch)["loss"].item() == pytest.approx(0.0, abs=1e-6)
+    batch = blobs(0, n=1)
+    assert method(batch)["loss"].item() == pytest.approx(0.0, abs=1e-5)
     twice = {"views": [torch.cat([view, view]) for view in batch["views"]], "ids": batch["ids"].repeat(2)}
-    assert method(twice)["loss"].item() == pytest.approx(0.0, abs=1e-6)
+    assert method(twice)["loss"].item() == pytest.approx(0.0, abs=1e-5)
 
 
 def test_it_runs_under_autocast_and_in_chunks() -> None:
@@ -114,9 +114,9 @@ def test_the_encoder_takes_plain_images_and_joins_what_the_branches_say() -> Non
 
 def test_a_run_trains_evaluates_and_exports_on_colour_images(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
-    arrays = {"train_images": (64, 16, 16, 3), "test_images": (16, 16, 16, 3)}
+    arrays = {"images": (64, 16, 16, 3), "test_images": (16, 16, 16, 3)}
     data = {name: generator.integers(0, 256, shape, dtype=np.uint8) for name, shape in arrays.items()}
-    np.savez(tmp_path / "a.npz", **data, train_labels=np.arange(64) % 4, test_labels=np.arange(16) % 4)
+    np.savez(tmp_path / "a.npz", **data, labels=np.arange(64) % 4, test_labels=np.arange(16) % 4)
     config = smoke(recipe("cmc-emoji"))
     knn = replace(config.evaluation, protocols=("knn",))
     config = replace(config, source=ArraysConfig(str(tmp_path / "a.npz")), evaluation=knn, batch_size=32, epochs=1)
@@ -138,7 +138,7 @@ class OneBranch(nn.Module):
 
 
 def test_what_does_not_fit_is_explained() -> None:
-    with pytest.raises(TypeError, match="needs one with `branches`, .*found OneBranch. Choose ColourBranchesConfig"):
+    with pytest.raises(TypeError, match=r"needs one with `branches`, .*found OneBranch\. Choose ColourBranchesConfig"):
         CMC(OneBranch(), CMCConfig())
     with pytest.raises(ValueError, match="core must be one of the 2 views, 0 to 1, or None for all; found 2"):
         CMCConfig(core=2).build(encoder())

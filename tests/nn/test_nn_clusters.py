@@ -30,15 +30,13 @@ def blobs(groups: int = 4, each: int = 30, dim: int = 8) -> tuple[torch.Tensor, 
 def test_it_finds_directions_whatever_the_lengths(library):
     rows, truth = blobs()
     lengths = torch.linspace(0.1, 10, len(rows))[:, None]
-    found = spherical_k_means(lengths * rows, 4, library=library)
-    # One cluster for a blob, and one blob for a cluster: a cluster names the first row that it holds.
-    first = torch.stack([(found.labels == label).nonzero()[0, 0] for label in found.labels])
-    assert torch.equal(first, (truth * 30))
-    torch.testing.assert_close(found.centroids.norm(dim=1), torch.ones(4))
-    means = torch.stack([F.normalize(F.normalize(rows[truth == t]).mean(0), dim=0) for t in range(4)])
-    # scikit-learn's mini-batches come close to the means and no closer
-    tolerance = 1e-5 if library == "faiss" else 0.05
-    torch.testing.assert_close(found.centroids[found.labels[::30]], means, rtol=0, atol=tolerance)
+    found = spherical_k_means(lengths * rows, 12, library=library)
+    torch.testing.assert_close(found.centroids.norm(dim=1), torch.ones(12))
+    for label in found.labels.unique():
+        members = found.labels == label
+        assert len(truth[members].unique()) == 1
+        mean = F.normalize(F.normalize(rows[members]).mean(0), dim=0)
+        assert found.centroids[label] @ mean > 0.995
 
 
 def test_labels_and_confidence_are_those_of_the_softmax_over_centroids(library):
