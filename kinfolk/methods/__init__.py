@@ -11,6 +11,8 @@ from kinfolk.methods.cmc import CMC as CMC
 from kinfolk.methods.cmc import CMCConfig as CMCConfig
 from kinfolk.methods.fine_tune import FineTune as FineTune
 from kinfolk.methods.fine_tune import FineTuneConfig as FineTuneConfig
+from kinfolk.methods.fnc import FNC as FNC
+from kinfolk.methods.fnc import FNCConfig as FNCConfig
 from kinfolk.methods.ifnd import IFND as IFND
 from kinfolk.methods.ifnd import IFNDConfig as IFNDConfig
 from kinfolk.methods.inter_clr import InterCLR as InterCLR
@@ -39,6 +41,7 @@ from kinfolk.methods.xclr import XCLRConfig as XCLRConfig
 __all__ = [
     "CACR",
     "CMC",
+    "FNC",
     "IFND",
     "NNCLR",
     "SCE",
@@ -49,6 +52,7 @@ __all__ = [
     "BregmanConfig",
     "CACRConfig",
     "CMCConfig",
+    "FNCConfig",
     "FineTune",
     "FineTuneConfig",
     "IFNDConfig",

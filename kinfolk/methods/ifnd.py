@@ -138,7 +138,7 @@ class IFND(Method):
         self.twin.begin(plan.total_steps)
         self.progress.begin(plan.total_steps)
         self.features_of_all = plan.features
-        self.register_buffer("ids", ids)
+        self.register_buffer("ids", ids.clone())  # restoring a checkpoint writes into buffers, and the plan is not ours
         self.register_buffer("groups", torch.full((levels, len(ids)), -1))
         self.register_buffer("accepted", torch.zeros(levels, len(ids), dtype=torch.bool))
         self.register_buffer("reached", torch.zeros((), dtype=torch.int64))

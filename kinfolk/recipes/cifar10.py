@@ -23,6 +23,7 @@ from kinfolk.methods import (
     BregmanConfig,
     CACRConfig,
     CMCConfig,
+    FNCConfig,
     IFNDConfig,
     InterCLRConfig,
     MoCHiConfig,
@@ -113,6 +114,13 @@ def nnclr() -> TrainConfig:
     return _cifar10(method, views=simclr_views(), optimizer=optimizer)
 
 
+def fnc() -> TrainConfig:
+    """FNC that eliminates: two views and one to find with, the ten most similar rows above 0.8; the rest as SimCLR."""
+    head = HeadConfig(hidden=2048, layers=3, out_dim=128, norm="batch")
+    method = FNCConfig(temperature=0.5, mode="eliminate", top_k=10, threshold=0.8, start=0.2, head=head)
+    return _cifar10(method, views=simclr_views(count=3), batch_size=512)
+
+
 def ifnd() -> TrainConfig:
     """IFND with 100, 250 and 500 clusters, made anew after every epoch from the tenth on; the rest as MoCo."""
     method = IFNDConfig(temperature=0.1, queue_size=4096, cluster_every=0.005, start=0.05)
@@ -176,6 +184,7 @@ METHODS: dict[str, Callable[..., TrainConfig]] = {
     "cacr": cacr,
     "cmc": cmc,
     "moco": moco,
+    "fnc": fnc,
     "ifnd": ifnd,
     "inter-clr": inter_clr,
     "adversarial": adversarial,

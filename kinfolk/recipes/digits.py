@@ -16,6 +16,7 @@ from kinfolk.methods import (
     AdversarialConfig,
     BregmanConfig,
     CACRConfig,
+    FNCConfig,
     IFNDConfig,
     InterCLRConfig,
     MoCHiConfig,
@@ -103,6 +104,12 @@ def bregman(*, moved: bool = False) -> TrainConfig:
     return _digits(BregmanConfig(temperature=0.1, networks=32, hidden=64), moved=moved)
 
 
+def fnc(*, moved: bool = False) -> TrainConfig:
+    """FNC, no labels: two views and one to find false negatives with; as many image views as the others see."""
+    config = _digits(FNCConfig(temperature=0.1, mode="eliminate", top_k=5), moved=moved)
+    return replace(config, views=digits_views(count=3), epochs=config.epochs * 2 // 3)
+
+
 def ifnd(*, moved: bool = False) -> TrainConfig:
     """IFND, no labels; up to 100 clusters, ten for a digit, anew every second epoch from the eighth on."""
     method = IFNDConfig(temperature=0.1, queue_size=1024, clusters=(30, 60, 100), cluster_every=0.025, start=0.1)
@@ -139,6 +146,7 @@ METHODS: dict[str, Callable[..., TrainConfig]] = {
     "xclr": xclr,
     "cacr": cacr,
     "adversarial": adversarial,
+    "fnc": fnc,
     "ifnd": ifnd,
     "inter-clr": inter_clr,
     "mochi": mochi,

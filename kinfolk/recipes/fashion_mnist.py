@@ -15,6 +15,7 @@ from kinfolk.methods import (
     AdversarialConfig,
     BregmanConfig,
     CACRConfig,
+    FNCConfig,
     IFNDConfig,
     InterCLRConfig,
     MoCHiConfig,
@@ -104,6 +105,12 @@ def bregman() -> TrainConfig:
     return _fashion_mnist(BregmanConfig(temperature=0.2, networks=32, hidden=128))
 
 
+def fnc() -> TrainConfig:
+    """FNC, no labels: two views and one to find false negatives with; as many image views as the others see."""
+    config = _fashion_mnist(FNCConfig(temperature=0.2, mode="eliminate"))
+    return replace(config, views=fashion_views(count=3), epochs=config.epochs * 2 // 3)
+
+
 def ifnd() -> TrainConfig:
     """IFND, no labels; 100, 250 and 500 clusters, made anew after every epoch."""
     return _fashion_mnist(IFNDConfig(temperature=0.2, queue_size=4096, cluster_every=0.1, start=0.1))
@@ -137,6 +144,7 @@ METHODS: dict[str, Callable[..., TrainConfig]] = {
     "xclr": xclr,
     "cacr": cacr,
     "adversarial": adversarial,
+    "fnc": fnc,
     "ifnd": ifnd,
     "inter-clr": inter_clr,
     "mochi": mochi,

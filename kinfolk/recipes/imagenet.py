@@ -21,6 +21,7 @@ from kinfolk.data.views import (
 from kinfolk.methods import (
     BregmanConfig,
     CACRConfig,
+    FNCConfig,
     IFNDConfig,
     InterCLRConfig,
     MoCHiConfig,
@@ -124,6 +125,16 @@ def nnclr() -> TrainConfig:
     return replace(config, warmup=0.01)
 
 
+def fnc() -> TrainConfig:
+    """FNC as its authors have it: eight support views, the ten most similar rows above 0.7, batch 4,096, LARS.
+
+    Within the batch; their largest runs keep a memory of 16 batches made by a moving average.
+    """
+    method = FNCConfig(temperature=0.1, mode="attract", top_k=10, threshold=0.7, support_views=8, head=_SIMCLR_HEAD)
+    views = simclr_photo_views(count=10, size=SIZE)
+    return _imagenet(method, views=views, batch_size=4096, optimizer=LARSConfig(learning_rate=6.4))
+
+
 def ifnd() -> TrainConfig:
     """IFND with 10,000 and 20,000 clusters, made anew every tenth epoch from the tenth on; the rest as MoCo v2."""
     method = IFNDConfig(
@@ -211,6 +222,7 @@ METHODS: dict[str, Callable[..., TrainConfig]] = {
     "dcl": dcl,
     "cacr": cacr,
     "moco": moco,
+    "fnc": fnc,
     "ifnd": ifnd,
     "inter-clr": inter_clr,
     "mochi": mochi,

@@ -43,6 +43,7 @@ from kinfolk.methods import (
     CACRConfig,
     CMCConfig,
     FineTuneConfig,
+    FNCConfig,
     IFNDConfig,
     InterCLRConfig,
     MoCHiConfig,
@@ -111,6 +112,7 @@ MethodConfig = (
     | SCEConfig
     | NNCLRConfig
     | IFNDConfig
+    | FNCConfig
     | InterCLRConfig
     | FineTuneConfig
 )

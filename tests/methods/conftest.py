@@ -14,6 +14,7 @@ from kinfolk.methods import (
     AdversarialConfig,
     BregmanConfig,
     CACRConfig,
+    FNCConfig,
     IFNDConfig,
     InterCLRConfig,
     MoCHiConfig,
@@ -41,6 +42,7 @@ CONFIGS = {
     "ifnd": IFNDConfig(
         queue_size=160, clusters=(20, 40), start=0.1, cluster_every=0.1, batch_norm_splits=4, head=_HEAD
     ),
+    "fnc": FNCConfig(top_k=3, threshold=0.5, head=_NORMED),
     "inter-clr": InterCLRConfig(queue_size=160, clusters=12, negatives=32, batch_norm_splits=4, head=_HEAD),
     "mochi": MoCHiConfig(queue_size=160, hardest=16, mixed=8, query_mixed=8, warmup=0.05, head=_HEAD),
     "sce": SCEConfig(queue_size=160, batch_norm_splits=4, head=_NORMED, predictor=_HEAD),

@@ -233,6 +233,15 @@ def test_a_resumed_run_has_its_clusters_and_looks_at_no_image_for_them(begun, ba
     assert torch.equal(method.groups, resumed.groups)
 
 
+def test_restoring_a_checkpoint_of_other_images_leaves_the_plan_alone(build):
+    ids = [torch.arange(first, first + 4) for first in (0, 10)]
+    methods = [build(plain()) for _ in ids]
+    for method, known in zip(methods, ids, strict=True):
+        method.begin(TrainingPlan(8, 2, known, torch.nn.Identity()))
+    methods[1].load_state_dict(methods[0].state_dict())
+    assert ids[1].tolist() == [10, 11, 12, 13]
+
+
 def test_passes_without_gradient_leave_no_trace_and_cluster_nothing(begun, batch_of):
     method = begun(plain(start=0.0))
     before = copy.deepcopy(method.state_dict())

@@ -28,6 +28,7 @@ from kinfolk.methods import (
     AdversarialConfig,
     BregmanConfig,
     CACRConfig,
+    FNCConfig,
     IFNDConfig,
     InterCLRConfig,
     Method,
@@ -92,6 +93,7 @@ METHODS = {
     "xclr-relation": XCLRConfig(head=HEAD),
     "cacr": CACRConfig(head=HEAD),
     "ifnd": IFNDConfig(queue_size=20, clusters=(5, 12), start=0.0, cluster_every=0.3, head=HEAD),
+    "fnc": FNCConfig(top_k=3, threshold=0.3, start=0.0, head=HEAD),
     "inter-clr": InterCLRConfig(queue_size=20, clusters=9, negatives=7, head=HEAD),
     # Ranks draw apart, so with mixtures two of them are not one.
     "mochi": MoCHiConfig(queue_size=20, mixed=0, query_mixed=0, head=HEAD),
@@ -131,7 +133,7 @@ def batch_of(name: str, step: int, *, n: int = 14) -> dict[str, Any]:
     images = data["images"].double() / 255
     views = [
         (images + 0.1 * torch.randn(images.shape, generator=generator)).clamp(0, 1)
-        for _ in range(3 if name in ("cacr", "relic") else 2)
+        for _ in range(3 if name in ("cacr", "relic", "fnc") else 2)
     ]
     side = torch.randn(n, 3, generator=generator).double()
     return {"views": views, "ids": data["ids"], "labels": data["labels"], "text_embedding": side}
