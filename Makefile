@@ -13,7 +13,7 @@ help:
 	@echo "make demo   train an encoder on real images without labels, evaluate it, write its report (about a minute)"
 	@echo "make test   run all tests with coverage        make check   formatting, lint, types"
 	@echo "make bench  time and memory of the losses      make docs    build the documentation    make setup   install only"
-	@echo "make pictures  draw the losses' gradients and the views for the docs"
+	@echo "make pictures  draw the losses' gradients, the views and the methods' data flows for the docs"
 	@echo "make gpu PYTHON=python3 OUT=folder   GPU tests and benchmarks in under eight minutes; installs nothing"
 
 setup: $(STAMP)
@@ -57,6 +57,7 @@ gpu:
 pictures: $(STAMP)
 	$(BIN)/python docs/pictures/loss_gradients.py
 	$(BIN)/python docs/pictures/views.py
+	$(BIN)/python docs/pictures/method_flows.py
 
 docs: $(STAMP)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[docs]"
