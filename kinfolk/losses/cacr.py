@@ -54,20 +54,20 @@ def cacr(
         tensor([-2., -2.])
     """
     refuse_ring("CACRLoss", gather)
-    _check_options(t_pos, t_neg, attraction, repulsion)
+    check_options(t_pos, t_neg, attraction, repulsion)
     rows = _stacked(views)
     ids = checked_ids(ids, rows)
     what = f"CACRLoss: {len(views)} views{', ids' * (ids is not None)}"
     ranks, (rows,) = Ranks.of([rows], gather=gather, what=what)
     _at_least_two(ranks.total)
     with torch.autocast(rows.device.type, enabled=False):
-        queries = _by_view(rows, normalize)
-        keys = queries if ranks.world == 1 else _by_view(ranks.gather(rows), normalize)
+        queries = by_view(rows, normalize)
+        keys = queries if ranks.world == 1 else by_view(ranks.gather(rows), normalize)
         mask, _ = other_samples(ids, ranks)
         strength = t_neg if repulsion == "contrastive" else 0.0
         push = torch.stack(
             [
-                _repulsion(queries[v], keys[u], strength, detach_weights, mask, impl)
+                mean_distance(queries[v], keys[u], strength, detach_weights, mask, impl)
                 for v, u in combinations(range(len(views)), 2)
             ]
         )
@@ -77,7 +77,7 @@ def cacr(
         return values.where(valid, torch.zeros_like(values)), valid
 
 
-def _check_options(t_pos: float, t_neg: float, attraction: Weighting, repulsion: Weighting) -> None:
+def check_options(t_pos: float, t_neg: float, attraction: Weighting, repulsion: Weighting) -> None:
     for name, strength in (("t_pos", t_pos), ("t_neg", t_neg)):
         if not 0 <= strength < math.inf:
             raise ValueError(f"{name} must be at least 0 and finite, found {strength}.")
@@ -95,7 +95,7 @@ def _at_least_two(n: int) -> None:
         raise ValueError(f"CACRLoss needs at least 2 samples, found n = {n}: without another there is no negative.")
 
 
-def _by_view(rows: Float[Tensor, "n v d"], normalize: bool) -> Float[Tensor, "v n d"]:
+def by_view(rows: Float[Tensor, "n v d"], normalize: bool) -> Float[Tensor, "v n d"]:
     """Prepared vectors, view by view."""
     joined = rows.transpose(0, 1).flatten(0, 1)
     return prepare(joined, joined, normalize=normalize)[0].view(rows.shape[1], *rows.shape[::2])
@@ -117,7 +117,7 @@ def _own_costs(rows: Float[Tensor, "v n d"]) -> Float[Tensor, "v n v"]:
     return square[:, :, None] + square.T[None] - 2 * torch.einsum("vnd,und->vnu", rows, rows)
 
 
-def _own_weights(costs: Float[Tensor, "v n v"], strength: float) -> Float[Tensor, "v n v"]:
+def own_weights(costs: Float[Tensor, "v n v"], strength: float) -> Float[Tensor, "v n v"]:
     """Softmax over the other views of a sample; 0 for the view itself."""
     itself = torch.eye(len(costs), dtype=torch.bool, device=costs.device)[:, None, :]
     return torch.softmax((strength * costs).masked_fill(itself, -torch.inf), -1)
@@ -125,7 +125,7 @@ def _own_weights(costs: Float[Tensor, "v n v"], strength: float) -> Float[Tensor
 
 def _attraction(rows: Float[Tensor, "v n d"], strength: float, detach: bool) -> Float[Tensor, " n"]:
     costs = _own_costs(rows)
-    weights = _own_weights(costs.detach() if detach else costs, strength)
+    weights = own_weights(costs.detach() if detach else costs, strength)
     return (weights * costs).sum(-1).mean(0)
 
 
@@ -135,7 +135,7 @@ def _lifted(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> tuple[Tensor, T
     return torch.cat([x, one], 1), torch.cat([y, -y.square().sum(1, keepdim=True) / 2], 1)
 
 
-def _repulsion(
+def mean_distance(
     x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], strength: float, detach: bool, mask: PairMask, impl: Impl
 ) -> Float[Tensor, " n"]:
     """Mean cost from every row of x to the other samples' rows of y, the near ones weighing most."""
@@ -198,7 +198,7 @@ class CACRLoss(Loss):
     ) -> None:
         super().__init__(reduction=reduction, normalize=normalize, gather=gather, impl=impl)
         refuse_ring("CACRLoss", gather)
-        _check_options(t_pos, t_neg, attraction, repulsion)
+        check_options(t_pos, t_neg, attraction, repulsion)
         self.t_pos, self.t_neg, self.alpha, self.beta = t_pos, t_neg, alpha, beta
         self.detach_weights, self.attraction, self.repulsion = detach_weights, attraction, repulsion
 
@@ -241,10 +241,10 @@ class CACRLoss(Loss):
         _at_least_two(len(stacked))
         kept = other_samples(checked_ids(ids, stacked), Ranks((len(stacked),)))[0].to_dense().to(stacked.device)
         with torch.autocast(stacked.device.type, enabled=False):
-            rows = _by_view(stacked, self.normalize)
+            rows = by_view(stacked, self.normalize)
             count, n, _ = rows.shape
             strength = self.t_pos if self.attraction == "contrastive" else 0.0
-            pull = _own_weights(_own_costs(rows), strength)
+            pull = own_weights(_own_costs(rows), strength)
             other = ~torch.eye(count, dtype=torch.bool, device=rows.device)
             pull = pull.transpose(0, 1)[:, other].view(n, count, count - 1).transpose(0, 1)
             strength = self.t_neg if self.repulsion == "contrastive" else 0.0

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import Tensor, nn
 
-from kinfolk.nn import HeadConfig, MomentumSchedule, MomentumTwin, QueueSnapshot
+from kinfolk.nn import HeadConfig, MomentumTwin, QueueSnapshot
+from kinfolk.nn.momentum import MomentumSchedule
 
 if TYPE_CHECKING:
     from jaxtyping import Int64

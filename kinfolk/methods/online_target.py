@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor, nn
 
 from kinfolk.methods.batches import read_views
-from kinfolk.nn import HeadConfig, MomentumSchedule, MomentumTwin
+from kinfolk.nn import HeadConfig, MomentumTwin
+from kinfolk.nn.momentum import MomentumSchedule
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 class SimCLRConfig:
     """Settings of `SimCLR`.
 
+    Raises:
+        ValueError: for weights of positives without the decoupled form.
+
     Example:
         >>> from kinfolk.nn import SmallConvConfig
         >>> method = SimCLRConfig().build(SmallConvConfig(width=4).build(channels=1, image_size=(8, 8)))
@@ -39,8 +42,14 @@ class SimCLRConfig:
     """Divides the cosines; smaller looks harder at the nearest negatives."""
     decoupled: bool = False
     """Leave the positive out of the denominator (DCL), which keeps the gradient strong in small batches."""
+    sigma: float | None = None
+    """Weigh positives by how hard they are (DCLW), softly for a large number; None weighs them alike. DCL only."""
     head: HeadConfig = field(default_factory=lambda: HeadConfig(norm="batch"))
     """The projection head between encoder and loss."""
+
+    def __post_init__(self) -> None:
+        if self.sigma is not None and not self.decoupled:
+            raise ValueError(f"sigma = {self.sigma:g} weighs the positives of DCL: set decoupled, or leave sigma out.")
 
     def build(self, encoder: nn.Module, *, relation: Relation | None = None) -> SimCLR:
         """Build the method around an encoder; SimCLR knows no relation but the views and leaves `relation` unused."""
@@ -64,7 +73,10 @@ class SimCLR(Method):
         super().__init__()
         self.encoder = encoder
         self.head = config.head.build(encoder_dim(encoder))
-        self.loss = (DCLLoss if config.decoupled else NTXentLoss)(temperature=config.temperature)
+        if config.decoupled:
+            self.loss: nn.Module = DCLLoss(temperature=config.temperature, sigma=config.sigma)
+        else:
+            self.loss = NTXentLoss(temperature=config.temperature)
 
     def embed(self, batch: Mapping[str, Any]) -> tuple[Float[Tensor, "n d"], ...]:
         """Return the projections of each view."""

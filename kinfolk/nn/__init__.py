@@ -22,7 +22,6 @@ from kinfolk.nn.memory_bank import MemoryBank as MemoryBank
 from kinfolk.nn.mlp import MLPConfig as MLPConfig
 from kinfolk.nn.mlp import MLPEncoder as MLPEncoder
 from kinfolk.nn.modes import evaluating as evaluating
-from kinfolk.nn.momentum import MomentumSchedule as MomentumSchedule
 from kinfolk.nn.momentum import MomentumTwin as MomentumTwin
 from kinfolk.nn.norms import SplitBatchNorm as SplitBatchNorm
 from kinfolk.nn.norms import SynchronisedBatchNorm as SynchronisedBatchNorm
@@ -55,7 +54,6 @@ __all__ = [
     "MLPConfig",
     "MLPEncoder",
     "MemoryBank",
-    "MomentumSchedule",
     "MomentumTwin",
     "OnlineClusters",
     "Progress",

@@ -182,6 +182,16 @@ def test_one_cluster_of_all_leaves_nothing_to_tell_apart(begun, batch_of):
     assert all(p.grad is None or p.grad.isfinite().all() for p in method.parameters())
 
 
+def test_random_rows_of_a_new_queue_are_in_no_cluster(begun, batch_of):
+    method = begun(plain(clusters=(1,), incremental=False, start=0.125, cluster_every=1.0))
+    batch = batch_of(0)
+    step(method, batch)
+    queue = method.queue.snapshot()
+    q, k = method.head(method.encoder(batch["views"][0])), method.twin(batch["views"][1])
+    expected = InfoNCELoss(temperature=0.1)(q, k, queue.features[queue.ids < 0])  # all images are one cluster
+    torch.testing.assert_close(method(batch)["loss"], expected)
+
+
 def test_own_earlier_keys_stay_out_whether_their_cluster_is_believed_or_not(begun, batch_of):
     batch = batch_of(0)
     for exclude_own in (True, False):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kinfolk.data import ClassTable, SideEmbeddings
-from kinfolk.losses import CACRLoss, NTXentLoss, SupConLoss, XSampleLoss
+from kinfolk.losses import CACRLoss, DCLLoss, NTXentLoss, SupConLoss, XSampleLoss
 from kinfolk.methods import CACRConfig, MoCoConfig, SimCLRConfig, SupConConfig, XCLRConfig
 from kinfolk.methods.health import participation_ratio, positive_cosine, relative_entropy
 
@@ -25,6 +25,18 @@ def test_simclr_is_the_mean_of_nt_xent_over_pairs_of_views(views, digits, build)
     z = project(method, batch["views"])
     pairs = [NTXentLoss(temperature=0.3)(a, b) for a, b in combinations(z, 2)]
     torch.testing.assert_close(method(batch)["loss"], sum(pairs) / len(pairs))
+
+
+@pytest.mark.parametrize("sigma", [None, 0.5])
+def test_a_decoupled_simclr_is_dcl_and_with_weights_dclw(sigma, digits, build):
+    config = SimCLRConfig(temperature=0.3, decoupled=True, sigma=sigma)
+    method, batch = build(config, norm="group").eval(), digits(0, n=12)
+    expected = DCLLoss(temperature=0.3, sigma=sigma)(*project(method, batch["views"]), ids=batch["ids"])
+    assert torch.equal(method(batch)["loss"], expected)
+    with pytest.raises(
+        ValueError, match=r"sigma = 0\.5 weighs the positives of DCL: set decoupled"
+    ):
+        SimCLRConfig(sigma=0.5)
 
 
 def test_simclr_knows_a_sample_that_is_twice_in_the_batch(digits, build):
