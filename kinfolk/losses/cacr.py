@@ -78,6 +78,17 @@ def cacr(
 
 
 def check_options(t_pos: float, t_neg: float, attraction: Weighting, repulsion: Weighting) -> None:
+    """Check strengths and kinds of weights.
+
+    Raises:
+        ValueError: for a strength that is negative or infinite, or another kind of weights.
+
+    Example:
+        >>> check_options(1.0, -2.0, "contrastive", "uniform")
+        Traceback (most recent call last):
+            ...
+        ValueError: t_neg must be at least 0 and finite, found -2.0.
+    """
     for name, strength in (("t_pos", t_pos), ("t_neg", t_neg)):
         if not 0 <= strength < math.inf:
             raise ValueError(f"{name} must be at least 0 and finite, found {strength}.")
@@ -96,7 +107,14 @@ def _at_least_two(n: int) -> None:
 
 
 def by_view(rows: Float[Tensor, "n v d"], normalize: bool) -> Float[Tensor, "v n d"]:
-    """Prepared vectors, view by view."""
+    """Return prepared vectors, view by view.
+
+    Example:
+        >>> by_view(torch.tensor([[[3.0, 4.0], [0.0, 2.0]]]), True)
+        tensor([[[0.6000, 0.8000]],
+        <BLANKLINE>
+                [[0.0000, 1.0000]]])
+    """
     joined = rows.transpose(0, 1).flatten(0, 1)
     return prepare(joined, joined, normalize=normalize)[0].view(rows.shape[1], *rows.shape[::2])
 
@@ -118,7 +136,12 @@ def _own_costs(rows: Float[Tensor, "v n d"]) -> Float[Tensor, "v n v"]:
 
 
 def own_weights(costs: Float[Tensor, "v n v"], strength: float) -> Float[Tensor, "v n v"]:
-    """Softmax over the other views of a sample; 0 for the view itself."""
+    """Return the softmax over the other views of a sample; 0 for the view itself.
+
+    Example:
+        >>> own_weights(torch.ones(3, 1, 3), 1.0)[1]
+        tensor([[0.5000, 0.0000, 0.5000]])
+    """
     itself = torch.eye(len(costs), dtype=torch.bool, device=costs.device)[:, None, :]
     return torch.softmax((strength * costs).masked_fill(itself, -torch.inf), -1)
 
@@ -138,7 +161,12 @@ def _lifted(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> tuple[Tensor, T
 def mean_distance(
     x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], strength: float, detach: bool, mask: PairMask, impl: Impl
 ) -> Float[Tensor, " n"]:
-    """Mean cost from every row of x to the other samples' rows of y, the near ones weighing most."""
+    """Return the mean cost from every row of x to the kept rows of y, the near ones weighing most.
+
+    Example:
+        >>> mean_distance(torch.eye(2), torch.eye(2), 0.0, False, PairMask.exclude_self(2), "auto")
+        tensor([2., 2.])
+    """
     queries, keys = _lifted(x, y)
     nearness = row_softmax_mean(
         queries, keys, scale=1.0, weight_scale=2 * strength, mask=mask, detach_weights=detach, impl=impl

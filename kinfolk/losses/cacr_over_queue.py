@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kinfolk.distributed import Gather, Ranks
-from kinfolk.losses.base import Impl, checked_ids, same_shape
+from kinfolk.losses.base import Impl, checked_ids
 from kinfolk.losses.cacr import Weighting, by_view, check_options, mean_distance, own_weights
 from kinfolk.losses.over_queue import checked_queue, same_on_all_ranks
 from kinfolk.losses.over_ranks import refuse_ring
@@ -75,7 +75,11 @@ def cacr_over_queue(
     check_options(t_pos, t_neg, attraction, repulsion)
     rows = torch.stack(checked_views(queries, "CACR over a queue"), 1)
     constant = torch.stack(checked_views(keys, "CACR over a queue"), 1).detach()
-    same_shape(queries=rows, keys=constant)
+    if rows.shape != constant.shape:
+        raise ValueError(
+            f"CACR over a queue needs a key for every query, view by view: queries [n, v, d] = {tuple(rows.shape)}, "
+            f"found keys {tuple(constant.shape)}."
+        )
     queue = checked_queue(queue, rows[:, 0])
     checked_ids(ids, rows)
     ranks, (rows,) = Ranks.of([rows], gather=gather, what=f"CACR over a queue: {rows.shape[1]} views")

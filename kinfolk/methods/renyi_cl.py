@@ -134,7 +134,7 @@ class RenyiCL(Method):
         """Return the loss and the health terms."""
         ids = read_ids(batch)
         samples = int(all_reduce(torch.tensor(len(ids), device=embeddings[0].device)))
-        loss = self.config.build_loss(samples)(embeddings, keys, ids)
+        loss = self.config.build_loss(max(samples, 1))(embeddings, keys, ids)  # which says that none are too few
         self._trained |= self.training and torch.is_grad_enabled()
         positives, negatives = self._effective_shares(embeddings, keys, ids)
         health = projection_health(embeddings)

@@ -142,7 +142,8 @@ class OnlineClusters(nn.Module):
         self.labels[members[order[: len(mine) // 2]]] = empty
 
     def _set_means(self, rows: Tensor) -> None:
-        sums = torch.zeros_like(self.centroids).index_add_(0, self.labels, rows)
+        # Row after row: `index_add_` on a GPU sums in no fixed order, and the clusters of the ranks would drift apart.
+        sums = torch.segment_reduce(rows[self.labels.argsort(stable=True)], "sum", lengths=self.sizes(), axis=0)
         length = sums.norm(dim=1, keepdim=True)
         self.centroids.copy_(torch.where(length > 1e-6, sums / length.clamp_min(1e-6), self.centroids))
 

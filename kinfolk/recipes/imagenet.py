@@ -70,12 +70,9 @@ def dcl() -> TrainConfig:
 
 
 def cacr() -> TrainConfig:
-    """CACR with four positives within batches of 256; the rest as MoCo v2.
-
-    The paper's repulsion set is MoCo's queue of 65,536; here it is the batch.
-    """
-    head = HeadConfig(out_dim=128)
-    return _imagenet(CACRConfig(t_pos=1.0, t_neg=2.0, head=head), views=moco_v2_views(count=5, size=SIZE))
+    """CACR with four positives and a queue of 65,536 that repels beside the batch; the rest as MoCo v2."""
+    method = CACRConfig(t_pos=1.0, t_neg=2.0, queue_size=65536, momentum=0.999, head=HeadConfig(out_dim=128))
+    return _imagenet(method, views=moco_v2_views(count=5, size=SIZE))
 
 
 def moco() -> TrainConfig:
@@ -128,11 +125,12 @@ def nnclr() -> TrainConfig:
 def fnc() -> TrainConfig:
     """FNC as its authors have it: eight support views, the ten most similar rows above 0.7, batch 4,096, LARS.
 
-    Within the batch; their largest runs keep a memory of 16 batches made by a moving average.
+    Within the batch; their largest runs keep a memory of 16 batches made by a moving average. Warm-up is SimCLR's.
     """
     method = FNCConfig(temperature=0.1, mode="attract", top_k=10, threshold=0.7, support_views=8, head=_SIMCLR_HEAD)
     views = simclr_photo_views(count=10, size=SIZE)
-    return _imagenet(method, views=views, batch_size=4096, optimizer=LARSConfig(learning_rate=6.4))
+    config = _imagenet(method, views=views, batch_size=4096, optimizer=LARSConfig(learning_rate=6.4))
+    return replace(config, warmup=0.05)
 
 
 def ifnd() -> TrainConfig:

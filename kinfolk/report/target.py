@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from kinfolk.data import ClassNamesConfig, ClassTable, ClassTableConfig, Relation, Splits
-from kinfolk.data.views.groups import of_images_alone
+from kinfolk.data.views.groups import of_images_alone, of_whole_images
 from kinfolk.data.views.table import make_views, unaugmented
 from kinfolk.graphs import KernelGraph, LabelGraph, SimilarityGraph
 from kinfolk.methods import XCLRConfig
@@ -118,8 +118,8 @@ def _by_synsets(relation: object) -> bool:
 def _pairs_of_views(
     config: TrainConfig, splits: Splits, sample: Sample, places: Int[np.ndarray, " k"], *, seed: int
 ) -> tuple[Float[Tensor, "n c h w"], Int[np.ndarray, " n"]]:
-    """Two views of every image, side by side, and which image each row shows."""
-    maker = make_views(of_images_alone(config.views), splits.train, seed=seed)
+    """Two views of every image that the whole encoder takes, side by side, and which image each row shows."""
+    maker = make_views(of_whole_images(of_images_alone(config.views)), splits.train, seed=seed)
     views = maker(sample.images[places], sample.ids[places], epoch=0)[:2]
     return torch.stack(views, dim=1).flatten(0, 1), np.repeat(places, len(views))
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from kinfolk.data import ColourSpaceViewsConfig, Splits, TableConfig
+from kinfolk.data import Splits, TableConfig
 from kinfolk.data.sources.table import TableSource
+from kinfolk.data.views.groups import of_whole_images
 from kinfolk.data.views.table import make_views
 from kinfolk.evals import Evaluation, EvaluationConfig, FeatureCache, Record, evaluate, extract
-from kinfolk.train.config import SourceConfig, TrainConfig, ViewSettings, load_config
+from kinfolk.train.config import SourceConfig, TrainConfig, load_config
 from kinfolk.train.device import resolve_device
 from kinfolk.train.files import atomic_path, write_text
 from kinfolk.train.runs import Run, build_encoder, describe_encoder, load_encoder
@@ -65,7 +66,7 @@ def measure(
         splits,
         config.evaluation,
         untrained=build_encoder(config, splits.train).eval(),
-        view_maker=make_views(_whole(config.views), splits.train, seed=config.seed),
+        view_maker=make_views(of_whole_images(config.views), splits.train, seed=config.seed),
         labels_used=labels_used(config),
         device=resolve_device(config.device),
         cache=cache,
@@ -144,8 +145,3 @@ def _check_channels(run: str | os.PathLike[str], splits: Splits) -> None:
             f"the encoder of {Path(run)} takes images with {trained_on} channel(s),"
             f" and {splits.train.name} has {found}; convert the images, or train on them"
         )
-
-
-def _whole(views: ViewSettings) -> ViewSettings:
-    """Return views that the whole encoder takes: two crops instead of the parts of one in a colour space."""
-    return replace(views.base, count=2) if isinstance(views, ColourSpaceViewsConfig) else views

@@ -39,6 +39,7 @@ CONFIGS = {
     "supcon": SupConConfig(head=_HEAD),
     "xclr": XCLRConfig(head=_HEAD),
     "cacr": CACRConfig(),
+    "cacr-queue": CACRConfig(queue_size=160, batch_norm_splits=4, head=_HEAD),
     "ifnd": IFNDConfig(
         queue_size=160, clusters=(20, 40), start=0.1, cluster_every=0.1, batch_norm_splits=4, head=_HEAD
     ),

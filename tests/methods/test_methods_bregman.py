@@ -112,6 +112,10 @@ def test_active_networks_are_counted_without_dropout_or_random_numbers(digits, b
     assert counts == {expected}
     assert expected > 1
     assert states == [True] * 3
+    with_graph = []
+    method.loss.networks.register_forward_hook(lambda *_: with_graph.append(torch.is_grad_enabled()))
+    method.loss.active(batch["views"][0].flatten(1)[:, : rows.shape[1]])
+    assert with_graph == [False]  # counting keeps nothing for a backward pass
     torch.manual_seed(5)
     loss = method(batch)["loss"]  # dropout is on in training, and off in eval mode
     assert method(batch)["loss"] != loss

@@ -16,6 +16,8 @@ from kinfolk.data import ArraysConfig, ColourSpaceViewsConfig, ViewMaker, ViewsC
 from kinfolk.methods import CMC, CMCConfig, TrainingPlan
 from kinfolk.nn import ColourBranches, ColourBranchesConfig, HeadConfig, SmallConvConfig
 from kinfolk.recipes import recipe, smoke
+from kinfolk.report.sample import take_sample
+from kinfolk.report.target import OWN_VIEWS, compare_with_target
 from kinfolk.train import fit, from_yaml, load_encoder, to_yaml
 from kinfolk.train.config import EncoderConfig
 
@@ -131,6 +133,11 @@ def test_a_run_trains_evaluates_and_exports_on_colour_images(tmp_path: Path) -> 
     loaded = load_encoder(run.folder)
     assert isinstance(loaded, ColourBranches)
     assert loaded(torch.rand(2, 3, 16, 16)).shape == (2, 64)
+    splits = config.load()
+    sample = take_sample(splits.test, loaded, count=8, seed=0)
+    pairs = compare_with_target(config, splits, sample, {"trained": loaded.eval()}, rows=8)
+    assert pairs.name == OWN_VIEWS  # which the report shows; four images in two crops each
+    assert pairs.learnt["trained"].shape == (8, 8)
 
 
 class Branches(nn.Module):

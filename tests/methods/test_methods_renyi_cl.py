@@ -118,6 +118,8 @@ def test_a_batch_without_negatives_gives_zero_and_one_sample_is_refused(digits, 
     assert terms["effective_negatives"].item() == 1
     with pytest.raises(ValueError, match="RenyiCLLoss needs at least 2 samples, found n = 1"):
         method(digits(0, n=1))
+    with pytest.raises(ValueError, match="RenyiCLLoss needs at least"):
+        method(digits(0, n=0))
 
 
 @pytest.mark.parametrize("alpha", ["1/n", "1/n^2", 0.25, 0.0])

@@ -89,6 +89,28 @@ def test_the_same_rows_give_the_same_clusters() -> None:
     assert not OnlineClusters(3, 2, clusters=2).started
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, where sums could come in any order")
+def test_ranks_on_gpus_have_the_same_bits() -> None:
+    rows = F.normalize(torch.randn(50_000, 32, generator=torch.Generator().manual_seed(0)), dim=1).cuda()
+    found = []
+    for _ in range(3):
+        clusters = OnlineClusters(*rows.shape, clusters=7, centroid_every=1).cuda()
+        clusters.start(rows)
+        clusters.follow(rows, torch.arange(0, len(rows), 2, device=rows.device))
+        found.append(clusters.centroids)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_an_empty_cluster_keeps_its_centroid() -> None:
+    clusters = started(blobs([20, 30, 10]), clusters=3, min_cluster=1)
+    before = clusters.centroids.clone()
+    clusters.labels[clusters.labels == 1] = 0
+    clusters._set_means(blobs([20, 30, 10]))
+    assert torch.equal(clusters.centroids[1], before[1])
+    assert not torch.equal(clusters.centroids[0], before[0])
+
+
 def test_numbers_below_one_are_refused() -> None:
     for name in ("clusters", "centroid_every", "min_cluster"):
         with pytest.raises(ValueError, match=f"{name} must be at least 1, found 0"):

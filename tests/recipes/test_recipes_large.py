@@ -60,5 +60,6 @@ def test_imagenet_recipes_train_a_resnet50_and_the_largest_batches_with_lars() -
     configs = [recipe(name) for name in LARGE if name.endswith("-imagenet")]
     assert {config.encoder for config in configs} == {ResNet50Config()}
     assert all(isinstance(config.optimizer, LARSConfig) for config in configs if config.batch_size == 4096)
+    assert all(config.warmup > 0 for config in configs if isinstance(config.optimizer, LARSConfig))
     assert recipe("dcl-imagenet").optimizer.learning_rate == pytest.approx(0.075 * 256**0.5)
     assert recipe("simclr-imagenet").optimizer.learning_rate == pytest.approx(0.075 * 4096**0.5)

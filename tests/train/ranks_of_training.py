@@ -25,9 +25,11 @@ from kinfolk.data import ClassTableConfig, DigitsConfig
 from kinfolk.evals.extraction import extract
 from kinfolk.losses import CLIPLoss, NTXentLoss
 from kinfolk.methods import (
+    CMC,
     AdversarialConfig,
     BregmanConfig,
     CACRConfig,
+    CMCConfig,
     FNCConfig,
     IFNDConfig,
     InterCLRConfig,
@@ -84,6 +86,16 @@ class LearntTemperatureConfig:
         return LearntTemperature(encoder)
 
 
+@dataclass(frozen=True)
+class TwoBranchesConfig:
+    """CMC with memory banks, whose branches see one view of a digit each."""
+
+    def build(self, encoder: nn.Module, *, relation: object = None) -> CMC:
+        pair = nn.Module()
+        pair.branches = nn.ModuleList([encoder, copy.deepcopy(encoder)])
+        return CMCConfig(temperature=0.3, bank=True, bank_negatives=50, head=HEAD).build(pair)
+
+
 METHODS = {
     "simclr": SimCLRConfig(head=HEAD),
     "moco": MoCoConfig(queue_size=20, head=HEAD),
@@ -92,6 +104,8 @@ METHODS = {
     "xclr": XCLRConfig(head=HEAD),
     "xclr-relation": XCLRConfig(head=HEAD),
     "cacr": CACRConfig(head=HEAD),
+    "cacr-queue": CACRConfig(queue_size=20, momentum=0.8, head=HEAD),
+    "cmc-bank": TwoBranchesConfig(),
     "ifnd": IFNDConfig(queue_size=20, clusters=(5, 12), start=0.0, cluster_every=0.3, head=HEAD),
     "fnc": FNCConfig(top_k=3, threshold=0.3, start=0.0, head=HEAD),
     "inter-clr": InterCLRConfig(queue_size=20, clusters=9, negatives=7, head=HEAD),
@@ -133,7 +147,7 @@ def batch_of(name: str, step: int, *, n: int = 14) -> dict[str, Any]:
     images = data["images"].double() / 255
     views = [
         (images + 0.1 * torch.randn(images.shape, generator=generator)).clamp(0, 1)
-        for _ in range(3 if name in ("cacr", "relic", "fnc") else 2)
+        for _ in range(3 if name in ("cacr", "cacr-queue", "relic", "fnc") else 2)
     ]
     side = torch.randn(n, 3, generator=generator).double()
     return {"views": views, "ids": data["ids"], "labels": data["labels"], "text_embedding": side}

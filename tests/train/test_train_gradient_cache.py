@@ -223,7 +223,8 @@ def test_every_method_trains_the_same_in_chunks(name: str) -> None:
         torch.testing.assert_close(chunked[key], expected, rtol=0, atol=1e-10, msg=key)
 
 
-@pytest.mark.parametrize("name", [name for name in battery.METHODS if name not in ("cacr", "learnt-temperature")])
+# Methods whose loss is one softmax over an anchor's candidates.
+@pytest.mark.parametrize("name", ["simclr", "moco", "moco-symmetric", "supcon", "xclr", "xclr-relation"])
 def test_negatives_are_what_equal_embeddings_cannot_be_told_from(name: str) -> None:
     method, batch = battery.method_of(name), battery.batch_of(name, 0, n=5)
     same = [torch.ones(5, 6, dtype=torch.float64)] * (1 if name == "moco" else 2)

@@ -88,6 +88,16 @@ AnyViewsConfig = ViewsConfig | MultiViewsConfig | ColourSpaceViewsConfig
 """Every config that a `ViewMaker` takes."""
 
 
+def of_whole_images(config: AnyViewsConfig | TableViewsConfig) -> AnyViewsConfig | TableViewsConfig:
+    """Return views that a whole encoder takes: two crops in place of the parts of one in a colour space.
+
+    Example:
+        >>> of_whole_images(ColourSpaceViewsConfig(ViewsConfig(count=1, flip=0.5))) == ViewsConfig(count=2, flip=0.5)
+        True
+    """
+    return replace(config.base, count=2) if isinstance(config, ColourSpaceViewsConfig) else config
+
+
 def of_images_alone(config: AnyViewsConfig | TableViewsConfig) -> AnyViewsConfig | TableViewsConfig:
     """Return the config as it is for images that come without other hands' renderings and without masks.
 
