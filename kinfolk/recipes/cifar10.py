@@ -165,15 +165,18 @@ def _cifar10(
     epochs: int = 200,
     optimizer: OptimizerConfig | None = None,
 ) -> TrainConfig:
+    optimizer = SGDConfig(learning_rate=0.06, weight_decay=5e-4) if optimizer is None else optimizer
     return TrainConfig(
         name=f"{method.kind}-cifar10",
         source=CIFARConfig(NO_FOLDER),
         views=views,
         encoder=ResNet18Config(),
         method=method,
-        optimizer=SGDConfig(learning_rate=0.06, weight_decay=5e-4) if optimizer is None else optimizer,
+        optimizer=optimizer,
         batch_size=batch_size,
         epochs=epochs,
+        warmup=0.05 if isinstance(optimizer, LARSConfig) else 0.0,  # ten epochs of 200
+        clip_norm=None,
         workers=4,
     )
 

@@ -33,9 +33,7 @@ def test_a_decoupled_simclr_is_dcl_and_with_weights_dclw(sigma, digits, build):
     method, batch = build(config, norm="group").eval(), digits(0, n=12)
     expected = DCLLoss(temperature=0.3, sigma=sigma)(*project(method, batch["views"]), ids=batch["ids"])
     assert torch.equal(method(batch)["loss"], expected)
-    with pytest.raises(
-        ValueError, match=r"sigma = 0\.5 weighs the positives of DCL: set decoupled"
-    ):
+    with pytest.raises(ValueError, match=r"sigma = 0\.5 weighs the positives of DCL: set decoupled"):
         SimCLRConfig(sigma=0.5)
 
 
