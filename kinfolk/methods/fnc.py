@@ -93,6 +93,7 @@ class FNC(Method):
         self.loss = FNCLoss(top_k=config.top_k, threshold=config.threshold, **options)
         self.loss_before = FNCLoss(top_k=0, **options)
         self.config = config
+        self._trained = False
 
     def begin(self, plan: TrainingPlan) -> None:
         """Learn how long training is, for the share of it without a search."""
@@ -126,6 +127,7 @@ class FNC(Method):
             if batch.get("labels") is not None:
                 labels = distributed.all_gather(batch["labels"].repeat(len(views)))
                 found |= same_label_share(batch["labels"], labels[rows].masked_fill(rows < 0, -1))
+        self._trained |= self.training and torch.is_grad_enabled()
         return {"loss": loss, **found, **projection_health(views)}
 
     def negatives(self, *, samples: int, views: int) -> int:
@@ -133,9 +135,10 @@ class FNC(Method):
         return (views - self.config.support_views) * (samples - 1)
 
     def after_step(self) -> None:
-        """Count the step."""
-        if self.training:
+        """Count the step, if there was a training pass."""
+        if self._trained:
             self.progress.advance()
+        self._trained = False
 
     def _project(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         return self.head(self.encoder(images))

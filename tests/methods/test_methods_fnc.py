@@ -77,11 +77,18 @@ def test_precision_is_reported_with_labels_and_labels_change_nothing(digits, bui
     assert unknown["same_label"] == 0
 
 
-def test_passes_in_eval_mode_do_not_count_as_steps(digits, build):
+def test_only_training_passes_count_as_steps(digits, build):
     method = build(small())
     method.eval()(digits(0, views=3))
     method.after_step()
+    with torch.no_grad():
+        method.train()(digits(0, views=3))
+    method.after_step()
     assert int(method.progress.step) == 0
+    method(digits(0, views=3))
+    method.after_step()
+    method.after_step()
+    assert int(method.progress.step) == 1
 
 
 def test_what_it_needs_is_said(digits, build):
