@@ -110,7 +110,8 @@ def test_effective_share_of_nothing_and_of_everything():
     assert effective_share(torch.tensor([torch.nan, 0.0])).isnan()
 
 
-def test_a_batch_without_negatives_gives_zero_and_one_sample_is_refused(digits, build):
+def test_a_batch_without_negatives_gives_zero_and_one_sample_is_refused(digits, build, monkeypatch):
+    monkeypatch.setattr("kinfolk.losses.base._warned", False)  # it warns once a process
     method, batch = build(plain(), norm="group"), digits(0, n=2)
     with pytest.warns(RuntimeWarning, match="no anchor in this batch has a target"):
         terms = method({**batch, "ids": torch.tensor([4, 4])})
