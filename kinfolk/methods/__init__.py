@@ -25,6 +25,9 @@ from kinfolk.methods.momentum import MomentumConfig as MomentumConfig
 from kinfolk.methods.nnclr import NNCLR as NNCLR
 from kinfolk.methods.nnclr import NNCLRConfig as NNCLRConfig
 from kinfolk.methods.plan import TrainingPlan as TrainingPlan
+from kinfolk.methods.predicting import ClassCountsConfig as ClassCountsConfig
+from kinfolk.methods.predicting import ClassesConfig as ClassesConfig
+from kinfolk.methods.predicting import PredictingMethod as PredictingMethod
 from kinfolk.methods.relic import ReLIC as ReLIC
 from kinfolk.methods.relic import ReLICConfig as ReLICConfig
 from kinfolk.methods.renyi_cl import RenyiCL as RenyiCL
@@ -52,6 +55,8 @@ __all__ = [
     "BregmanConfig",
     "CACRConfig",
     "CMCConfig",
+    "ClassCountsConfig",
+    "ClassesConfig",
     "FNCConfig",
     "FineTune",
     "FineTuneConfig",
@@ -65,6 +70,7 @@ __all__ = [
     "MoCoConfig",
     "MomentumConfig",
     "NNCLRConfig",
+    "PredictingMethod",
     "ReLIC",
     "ReLICConfig",
     "RenyiCL",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import torch
@@ -11,20 +11,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kinfolk import distributed
-from kinfolk.data.derived.classes import class_count, required_labels
-from kinfolk.data.sources import Source
-from kinfolk.methods.base import Method
 from kinfolk.methods.batches import read_labels
+from kinfolk.methods.predicting import ClassesConfig, PredictingMethod
 from kinfolk.nn import encoder_dim
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int64
+    from jaxtyping import Float
 
     from kinfolk.data.relations import Relation
 
 
 @dataclass(frozen=True)
-class FineTuneConfig:
+class FineTuneConfig(ClassesConfig):
     """Settings of `FineTune`.
 
     Raises:
@@ -40,9 +38,6 @@ class FineTuneConfig:
     """
 
     kind: ClassVar[str] = "fine-tune"
-    labels_used: ClassVar[str] = "all"
-    classes: int | None = None
-    """Number of classes; None takes the training set's, see `settled`."""
     freeze_encoder: bool = False
     """Train the classifier alone, on an encoder in evaluation mode: linear evaluation with augmentation."""
     encoder_rate: float = 1.0
@@ -51,28 +46,11 @@ class FineTuneConfig:
     """Share of the target that is spread evenly over all classes."""
 
     def __post_init__(self) -> None:
-        if self.classes is not None and self.classes < 1:
-            raise ValueError(f"classes must be at least 1, or None for the training set's; found {self.classes}")
+        super().__post_init__()
         if not self.encoder_rate > 0:
             raise ValueError(f"encoder_rate must be positive, found {self.encoder_rate}; freeze_encoder stops it")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must be at least 0 and less than 1, found {self.label_smoothing}")
-
-    def settled(self, source: Source) -> FineTuneConfig:
-        """Return the config with the number of classes filled in from a training set.
-
-        Raises:
-            ValueError: when the number is open and the source has no labels.
-
-        Example:
-            >>> from kinfolk.data import DigitsConfig
-            >>> FineTuneConfig().settled(DigitsConfig().load().train).classes
-            10
-        """
-        if self.classes is not None:
-            return self
-        required_labels(source, needed_for="fine-tuning", complete=False)
-        return replace(self, classes=class_count(source))
 
     def build(self, encoder: nn.Module, *, relation: Relation | None = None) -> FineTune:
         """Build the method around an encoder; its target is the labels, so `relation` stays unused.
@@ -84,7 +62,7 @@ class FineTuneConfig:
 
 
 @final
-class FineTune(Method):
+class FineTune(PredictingMethod):
     """Cross-entropy of a linear classifier on the encoder's features, over all views of the labelled samples.
 
     Batch norm without an affine map stands between the two: encoders give features of very different size, and the
@@ -112,18 +90,13 @@ class FineTune(Method):
 
     def __init__(self, encoder: nn.Module, config: FineTuneConfig) -> None:
         super().__init__()
-        if config.classes is None:
-            raise ValueError(
-                "the number of classes is open; give FineTuneConfig(classes=...), or take it from a training set with"
-                " config.settled(source)."
-            )
         self.encoder = encoder
         dim = encoder_dim(encoder)
-        last = nn.Linear(dim, config.classes)
+        self.classes = config.known_classes()
+        last = nn.Linear(dim, self.classes)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.classifier = nn.Sequential(nn.BatchNorm1d(dim, affine=False), last)
-        self.classes = config.classes
         self.label_smoothing = config.label_smoothing
         self.is_frozen = config.freeze_encoder
         self.rate_factors = {"encoder": config.encoder_rate}
@@ -180,17 +153,3 @@ class FineTune(Method):
             images: float, in [0, 1].
         """
         return self.classifier(self.encoder(images))
-
-    @torch.no_grad()
-    def predict(self, images: Float[Tensor, "b c h w"]) -> Int64[Tensor, " b"]:
-        """Return the most likely class of each image; call `eval()` first, as `kinfolk.train.load_method` does.
-
-        Example:
-            >>> from kinfolk.nn import SmallConvConfig
-            >>> encoder = SmallConvConfig(width=4).build(channels=1, image_size=(8, 8))
-            >>> method = FineTuneConfig(classes=3).build(encoder).eval()
-            >>> _ = method.classifier[1].bias.data.copy_(torch.tensor([0.0, 2.0, 1.0]))
-            >>> method.predict(torch.rand(2, 1, 8, 8))
-            tensor([1, 1])
-        """
-        return self.logits(images).argmax(1)

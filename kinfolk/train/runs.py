@@ -15,7 +15,7 @@ from torch import nn
 
 from kinfolk.data import ColourSpaceViewsConfig, Source
 from kinfolk.data.views.table import make_views
-from kinfolk.methods import FineTuneConfig, Method
+from kinfolk.methods import ClassesConfig, Method
 from kinfolk.nn.initial_weights import InitialWeights, load_initial_weights
 from kinfolk.train.batches import Length, make_sampler, training_length
 from kinfolk.train.checkpoint import checkpoints, remove_partial, restore_checkpoint
@@ -176,7 +176,7 @@ def build_method(
     if relation is not None:  # a perplexity that was asked for becomes a temperature here, where the batch is known
         relation = relation.settled(batch_size=min(config.batch_size, len(source)), views=config.views.count)
     method = config.method
-    if isinstance(method, FineTuneConfig):  # and a number of classes that was left open becomes the source's
+    if isinstance(method, ClassesConfig):  # and what was left open about the classes becomes the source's
         method = method.settled(source)
     built = method.build(build_encoder(config, source) if encoder is None else encoder, relation=relation)
     if length is None:

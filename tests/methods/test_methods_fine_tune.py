@@ -238,7 +238,7 @@ def test_an_open_number_of_classes_is_the_training_set_s():
     unnamed = ArraySource(blank, torch.tensor([0, 4, -1]))
     assert FineTuneConfig().settled(unnamed).classes == 5
     assert FineTuneConfig(classes=7).settled(unnamed).classes == 7
-    with pytest.raises(ValueError, match="fine-tuning needs labels; source 'arrays' has none"):
+    with pytest.raises(ValueError, match="FineTune needs labels; source 'arrays' has none"):
         FineTuneConfig().settled(ArraySource(blank))
     with pytest.raises(ValueError, match=r"number of classes is open; give FineTuneConfig\(classes=...\)"):
         FineTuneConfig().build(as_encoder(nn.Flatten(), channels=1, image_size=(4, 4)))
