@@ -25,6 +25,7 @@ def graph_contrastive(
     *,
     temperature: float | Tensor = 0.1,
     mask: PairMask | Bool[Tensor, "n m"] | None = None,
+    target_mask: PairMask | Bool[Tensor, "n m"] | None = None,
     ids: Int[Tensor, " m"] | None = None,
     normalize: bool = True,
     gather: Gather = True,
@@ -32,7 +33,8 @@ def graph_contrastive(
 ) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
     """Cross-entropy between the graph's rows, normalised over the kept keys, and the model's softmax over them.
 
-    ``loss_i = lse_{j kept} (s_ij + b_ij) - sum_j T_ij s_ij``.
+    ``loss_i = lse_{j kept} (s_ij + b_ij) - sum_j T_ij s_ij``. With `target_mask`, T is normalised over the keys that it
+    keeps instead, which the partition may leave out.
 
     Returns:
         Values [n] and which rows have a target; the others are 0.
@@ -49,6 +51,7 @@ def graph_contrastive(
         as_graph(graph),
         scale=inverse(temperature),
         mask=PairMask.from_dense(mask) if isinstance(mask, Tensor) else mask,
+        target_mask=PairMask.from_dense(target_mask) if isinstance(target_mask, Tensor) else target_mask,
         ids=ids,
         normalize=normalize,
         gather=gather,
@@ -68,6 +71,7 @@ def matched(
     normalize: bool,
     gather: Gather,
     impl: Impl,
+    target_mask: PairMask | None = None,
 ) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
     """Return `graph_contrastive` in the name of the loss that asks for it.
 
@@ -82,7 +86,7 @@ def matched(
         one_per_row(ids, keys, "ids")
         ids = integer_ids(ids).to(keys.device)
     graph = graph.detached()
-    what = f"{loss}: {graph.form}, {mask_form(mask)}{', ids' * (ids is not None)}"
+    what = f"{loss}: {graph.form}, {mask_form(mask)}, target {mask_form(target_mask)}{', ids' * (ids is not None)}"
     columns = -1 if mask is None or mask.m is None else mask.m
     ranks, (joined,) = Ranks.of([keys], gather=gather, what=what, columns=columns)
     x, y = (joined if queries is keys else queries), ranks.gather(joined)
@@ -94,9 +98,21 @@ def matched(
                 f"queries {tuple(queries.shape)}, keys {tuple(y.shape)}."
             )
         kept = as_mask(gathered_mask(mask, ranks), len(x), len(y))
-        target = graph.row_normalised(kept)
+        counted = kept if target_mask is None else as_mask(gathered_mask(target_mask, ranks), len(x), len(y))
+        target = graph.row_normalised(counted)
+        partition, pull = target.logsumexp_and_attraction(
+            x,
+            y,
+            scale=scale,
+            mask=kept,
+            target_mask=None if target_mask is None else counted,
+            normalize=normalize,
+            impl=impl,
+        )
         valid = target.has_target.to(x.device)
-        partition, pull = target.logsumexp_and_attraction(x, y, scale=scale, mask=kept, normalize=normalize, impl=impl)
+        if target_mask is not None:  # a row may have a target and nothing to tell it from
+            valid = valid & (partition != -torch.inf)
+            pull = pull.where(valid, torch.zeros_like(pull))
         return partition.where(valid, torch.zeros_like(pull)) - pull, valid
 
 
@@ -115,10 +131,13 @@ class GraphContrastiveLoss(Loss):
         keys: candidates [m, d]; pass the queries themselves, and a mask, for self-contrast.
         graph: a `SimilarityGraph`, or explicit weights [n, m]; a constant.
         mask: bool [n, m] or `PairMask`, True = the pair is in partition and target; self-contrast passes ``~eye``.
+        target_mask: the same for the target alone, where it is not that of the partition: a decoupled denominator keeps
+            the own views here and drops them there.
         ids: sample id per key [m]; resolves a `SparseGraph` that names its columns by id, and masks nothing.
 
     Returns:
-        A scalar, or [n] for ``reduction="none"``; rows whose kept weights are all 0 do not count.
+        A scalar, or [n] for ``reduction="none"``; rows whose kept weights are all 0, or that have nothing in the
+        partition, do not count.
 
     Raises:
         ValueError: for a graph or mask of another shape, a temperature that is not positive.
@@ -154,6 +173,8 @@ class GraphContrastiveLoss(Loss):
         graph: SimilarityGraph | Tensor,
         mask: PairMask | Tensor | None = None,
         ids: Tensor | None = None,
+        *,
+        target_mask: PairMask | Tensor | None = None,
     ) -> Tensor:
         """Return the loss of queries [n, d] against keys [m, d]."""
         values, valid = graph_contrastive(
@@ -162,6 +183,7 @@ class GraphContrastiveLoss(Loss):
             graph,
             temperature=self.temperature,
             mask=mask,
+            target_mask=target_mask,
             ids=ids,
             normalize=self.normalize,
             gather=self.gather,

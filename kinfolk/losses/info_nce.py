@@ -8,27 +8,25 @@ import torch
 from torch import Tensor
 
 from kinfolk.distributed import Gather, Ranks
-from kinfolk.graphs import checked_labels
 from kinfolk.losses.base import (
     Impl,
     Loss,
     Reduction,
     checked_ids,
     inverse,
-    one_per_row,
     own_scores,
     positive,
     same_shape,
-    softplus,
 )
-from kinfolk.losses.over_queue import checked_queue, same_on_all_ranks
+from kinfolk.losses.over_queue import checked_queue, kept_slots, own_against, same_on_all_ranks
 from kinfolk.losses.over_ranks import refuse_ring
-from kinfolk.ops import PairMask, ready, row_logsumexp
+from kinfolk.ops import ready, row_logsumexp
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Bool, Float
 
-    Dropped = Bool[Tensor, "n K"] | tuple[Int[Tensor, " n"], Int[Tensor, " K"]] | None
+    from kinfolk.losses.over_queue import Dropped
+
     Exclude = Dropped | list[Dropped]
 
 
@@ -39,6 +37,7 @@ def info_nce(
     *,
     temperature: float | Tensor = 0.2,
     exclude: Exclude = None,
+    decoupled: bool = False,
     normalize: bool = True,
     gather: Gather = True,
     impl: Impl = "auto",
@@ -46,12 +45,12 @@ def info_nce(
     """Cross-entropy of finding the own key among it and the queue.
 
     ``loss_i = lse({s_i0} u {s_ij : j not excluded}) - s_i0`` with ``s_i0 = <q_i, k_i> / temperature`` and
-    ``s_ij = <q_i, Q_j> / temperature``. Keys and queue are constants; the queue is the same on all ranks, and
-    ``gather`` asks only whether ranks count their anchors together. With several exclusions (a list) the loss is the
-    mean over them.
+    ``s_ij = <q_i, Q_j> / temperature``; decoupled, s_i0 is not in the partition. Keys and queue are constants; the
+    queue is the same on all ranks, and ``gather`` asks only whether ranks count their anchors together. With several
+    exclusions (a list) the loss is the mean over them.
 
     Returns:
-        Values [n] and which of them count (all).
+        Values [n] and which of them count: all, or decoupled those with a candidate left.
 
     Example:
         >>> values, valid = info_nce(torch.eye(2), torch.eye(2), torch.eye(2), temperature=1.0)
@@ -64,7 +63,7 @@ def info_nce(
     scale = inverse(temperature)
     if isinstance(exclude, list) and not exclude:
         raise ValueError("exclude must list at least one exclusion to average over, found an empty list; pass None.")
-    masks = [_kept(e, queries, queue) for e in (exclude if isinstance(exclude, list) else [exclude])]
+    masks = [kept_slots(e, queries, queue) for e in (exclude if isinstance(exclude, list) else [exclude])]
     ranks, (queries,) = Ranks.of([queries], gather=gather, what="InfoNCELoss")
     same_on_all_ranks(queue, ranks)
     with torch.autocast(queries.device.type, enabled=False):
@@ -72,37 +71,19 @@ def info_nce(
         x, raw = ready(queries, normalize=normalize, impl=impl)
         bank, _ = ready(queue, normalize=normalize, impl=impl)
         others = [row_logsumexp(x, bank, scale=scale, mask=mask, normalize=raw, impl=impl) for mask in masks]
-        return torch.stack([softplus(o - own) for o in others]).mean(0), torch.ones_like(own, dtype=torch.bool)
-
-
-def _kept(exclude: Dropped, queries: Tensor, queue: Tensor) -> PairMask | None:
-    if exclude is None:
-        return None
-    shape = (len(queries), len(queue))
-    if isinstance(exclude, Tensor) and exclude.dtype == torch.bool and exclude.shape == shape:
-        return PairMask.from_dense(~exclude.to(queries.device))
-    if not isinstance(exclude, tuple) or len(exclude) != 2:
-        found = type(exclude).__name__
-        found = f"{exclude.dtype} of shape {tuple(exclude.shape)}" if isinstance(exclude, Tensor) else f"a {found}"
-        raise ValueError(
-            f"exclude must be bool [n, K] = {shape}, True = dropped, or a pair (query_labels, queue_labels), or a list "
-            f"of these; found {found}."
-        )
-    query_labels = checked_labels(exclude[0], name="query labels").to(queries.device)
-    queue_labels = checked_labels(exclude[1], name="queue labels").to(queries.device)
-    one_per_row(query_labels, queries, "query labels")
-    one_per_row(queue_labels, queue, "queue labels")
-    return PairMask.exclude(query_labels, queue_labels)
+        values, valid = zip(*(own_against(own, o, decoupled=decoupled) for o in others), strict=True)
+        return torch.stack(values).mean(0), torch.stack(valid).any(0)
 
 
 class InfoNCELoss(Loss):
     """MoCo's InfoNCE over a queue, ``loss(queries, keys, queue)``; with ``exclude`` also false-negative elimination.
 
-    The own key is in the partition; keys of the other samples are not negatives until they are in the queue. Gradient
-    reaches the queries only. An empty queue, or one that is excluded altogether, gives exactly 0.
+    The own key is in the partition, unless ``decoupled``; keys of the other samples are not negatives until they are in
+    the queue. Gradient reaches the queries only. An empty queue, or one that is excluded altogether, gives exactly 0.
 
     Args:
         temperature: positive number, or a tensor with one element to learn it.
+        decoupled: leave the own key out of the partition (DCL); rows without a candidate then do not count.
         reduction, normalize, gather, impl: as in `kinfolk.losses.base.Loss`.
 
     Call:
@@ -111,8 +92,8 @@ class InfoNCELoss(Loss):
         queue: [K, d], keys of earlier batches, the same on all ranks.
         exclude: queue rows that are no negatives of a query: bool [n, K] (True = dropped), or labels
             ``(query_labels [n], queue_labels [K])``, equal ones being dropped; -1 equals nothing. Sample ids in
-            place of labels drop stale copies of the same sample. A list of these (clusterings into different numbers
-            of clusters) averages the loss over them.
+            place of labels drop stale copies of the same sample. Or a `PairMask`, which joins several such rules. A
+            list of these (clusterings into different numbers of clusters) averages the loss over them.
         ids: sample ids [n], checked only: samples of the batch are not contrasted with one another.
 
     Returns:
@@ -125,7 +106,8 @@ class InfoNCELoss(Loss):
     Reference:
         Kaiming He, Haoqi Fan, Yuxin Wu, Saining Xie, Ross Girshick, 2020, Momentum Contrast for Unsupervised Visual
         Representation Learning; Tsai-Shien Chen, Wei-Chih Hung, Hung-Yu Tseng, Shao-Yi Chien, Ming-Hsuan Yang, 2022,
-        Incremental False Negative Detection for Contrastive Learning (elimination).
+        Incremental False Negative Detection for Contrastive Learning (elimination); Chun-Hsiao Yeh, Cheng-Yao Hong,
+        Yen-Chi Hsu, Tyng-Luh Liu, Yubei Chen, Yann LeCun, 2022, Decoupled Contrastive Learning (decoupled).
 
     Example:
         >>> InfoNCELoss(temperature=1.0)(torch.eye(2), torch.eye(2), torch.eye(2))
@@ -139,6 +121,7 @@ class InfoNCELoss(Loss):
         self,
         *,
         temperature: float | Tensor = 0.2,
+        decoupled: bool = False,
         reduction: Reduction = "mean",
         normalize: bool = True,
         gather: Gather = True,
@@ -146,7 +129,7 @@ class InfoNCELoss(Loss):
     ) -> None:
         super().__init__(reduction=reduction, normalize=normalize, gather=gather, impl=impl)
         refuse_ring("InfoNCELoss", gather)
-        self.temperature = positive(temperature)
+        self.temperature, self.decoupled = positive(temperature), decoupled
 
     def forward(  # type: ignore[override]
         self, queries: Tensor, keys: Tensor, queue: Tensor, exclude: Exclude = None, ids: Tensor | None = None
@@ -159,6 +142,7 @@ class InfoNCELoss(Loss):
             queue,
             temperature=self.temperature,
             exclude=exclude,
+            decoupled=self.decoupled,
             normalize=self.normalize,
             gather=self.gather,
             impl=self.impl,

@@ -18,15 +18,16 @@ from kinfolk.losses.base import (
     own_scores,
     positive,
     same_shape,
-    softplus,
 )
-from kinfolk.losses.over_queue import checked_queue, same_on_all_ranks
+from kinfolk.losses.over_queue import checked_queue, kept_slots, own_against, same_on_all_ranks
 from kinfolk.losses.over_ranks import refuse_ring
 from kinfolk.ops import listed_products, prepare, ready, row_logsumexp, row_topk
 from kinfolk.ops.normalise import NORM_FLOOR
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
+
+    from kinfolk.losses.over_queue import Dropped
 
 _NUMBERS = 1 << 20  # of the gathered pairs [pairs, d] that are held at a time
 
@@ -91,6 +92,8 @@ def mochi(
     *,
     temperature: float | Tensor = 0.2,
     hardest: int = 1024,
+    exclude: Dropped = None,
+    decoupled: bool = False,
     normalize: bool = True,
     gather: Gather = True,
     impl: Impl = "auto",
@@ -106,10 +109,12 @@ def mochi(
         mixing: what to mix; None mixes nothing, which is InfoNCE.
         temperature: positive.
         hardest: size of E_i, at most K.
+        exclude: queue rows that are neither negatives nor mixed, as in `InfoNCELoss`, without lists.
+        decoupled: leave s_i0 out of the partition.
         normalize, gather, impl: as in `kinfolk.losses.base.Loss`; ``gather`` asks only whether ranks count together.
 
     Returns:
-        Values [n] and which of them count (all).
+        Values [n] and which of them count: all, or decoupled those with a candidate left.
 
     Example:
         >>> drawn = Mixing.draw(2, hardest=1, mixed=1, query_mixed=0)
@@ -126,18 +131,29 @@ def mochi(
             f"hardest must be at most the queue's number of rows: hardest = {hardest}, queue {tuple(queue.shape)}; "
             "lower it, or mix nothing until the queue is longer."
         )
+    kept = kept_slots(exclude, queries, queue)
     ranks, (queries,) = Ranks.of([queries], gather=gather, what="MoCHiLoss")
     same_on_all_ranks(queue, ranks)
     with torch.autocast(queries.device.type, enabled=False):
         own = scale * own_scores(queries, keys.detach(), normalize=normalize)
         x, raw = ready(queries, normalize=normalize, impl=impl)
         bank, _ = ready(queue, normalize=normalize, impl=impl)
-        others = row_logsumexp(x, bank, scale=scale, normalize=raw, impl=impl)
+        others = row_logsumexp(x, bank, scale=scale, mask=kept, normalize=raw, impl=impl)
         if mixing is not None:
-            hard = row_topk(x, bank, k=hardest, normalize=raw, impl=impl)[1]
-            cosines = _mixed_products(*prepare(x, bank, normalize=raw), hard, mixing)
-            others = torch.logaddexp(others, torch.logsumexp(scale * cosines, 1))
-        return softplus(others - own), torch.ones_like(own, dtype=torch.bool)
+            hard = row_topk(x, bank, k=hardest, mask=kept, normalize=raw, impl=impl)[1]
+            cosines = _mixed_products(*prepare(x, bank, normalize=raw), hard.clamp(min=0), mixing)
+            # Where a row has fewer than `hardest` candidates, mixtures of what is not there are none.
+            scores = (scale * cosines).masked_fill(~_all_there(hard >= 0, mixing), -torch.inf)
+            left = others != -torch.inf  # where nothing is left, the joined logarithm has no gradient
+            joined = torch.logaddexp(others.where(left, torch.zeros_like(own)), torch.logsumexp(scores, 1))
+            others = joined.where(left, others)
+        return own_against(own, others, decoupled=decoupled)
+
+
+def _all_there(there: Bool[Tensor, "n e"], mixing: Mixing) -> Bool[Tensor, "n c"]:
+    """Which mixtures have all their parts among a row's candidates."""
+    pairs = there.gather(1, mixing.first) & there.gather(1, mixing.second)
+    return torch.cat([pairs, there.gather(1, mixing.third)], 1)
 
 
 def _mixed_products(
@@ -186,6 +202,7 @@ class MoCHiLoss(Loss):
         hardest: how many of the nearest queue rows are mixed, at least 1 and at most K.
         mixed: mixtures of two of them, per query.
         query_mixed: mixtures of one of them with the query itself, per query. With both 0, `hardest` plays no role.
+        decoupled: leave the own key out of the partition (DCL); rows without a candidate then do not count.
         reduction, normalize, gather, impl: as in `kinfolk.losses.base.Loss`.
 
     Call:
@@ -193,6 +210,7 @@ class MoCHiLoss(Loss):
         keys: [n, d], the EMA encoder's, row k of the same sample.
         queue: [K, d], keys of earlier batches, the same on all ranks; receives no gradient, nor do keys.
         generator: source of all draws (see `Mixing.draw`), of any device; None = the global one. Ranks draw apart.
+        exclude: queue rows that are no negatives of a query and are not mixed for it, as in `InfoNCELoss`, one rule.
         ids: sample ids [n], checked only: samples of the batch are not contrasted with one another.
 
     Returns:
@@ -219,6 +237,7 @@ class MoCHiLoss(Loss):
         hardest: int = 1024,
         mixed: int = 512,
         query_mixed: int = 256,
+        decoupled: bool = False,
         reduction: Reduction = "mean",
         normalize: bool = True,
         gather: Gather = True,
@@ -229,7 +248,7 @@ class MoCHiLoss(Loss):
         for name, count, least in (("hardest", hardest, 1), ("mixed", mixed, 0), ("query_mixed", query_mixed, 0)):
             if isinstance(count, bool) or not isinstance(count, int) or count < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, found {count!r}.")
-        self.temperature = positive(temperature)
+        self.temperature, self.decoupled = positive(temperature), decoupled
         self.hardest, self.mixed, self.query_mixed = hardest, mixed, query_mixed
 
     def forward(  # type: ignore[override]
@@ -239,6 +258,7 @@ class MoCHiLoss(Loss):
         queue: Tensor,
         generator: Generator | None = None,
         ids: Tensor | None = None,
+        exclude: Dropped = None,
     ) -> Tensor:
         """Return the loss of queries and keys [n, d] against a queue [K, d]."""
         checked_ids(ids, queries)
@@ -249,6 +269,8 @@ class MoCHiLoss(Loss):
             self._draw(queries, generator) if self.mixed or self.query_mixed else None,
             temperature=self.temperature,
             hardest=self.hardest,
+            exclude=exclude,
+            decoupled=self.decoupled,
             normalize=self.normalize,
             gather=self.gather,
             impl=self.impl,

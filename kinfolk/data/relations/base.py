@@ -69,6 +69,26 @@ class Relation(ABC):
             ValueError: when the relation does not know an id, or waits for `settled`.
         """
 
+    def between(self, ids: Int[Tensor, " n"], key_ids: Int[Tensor, " m"]) -> SimilarityGraph:
+        """Return the target graph of one set of samples over another, such as a batch over a queue of earlier ones.
+
+        All of kinfolk's relations have it; one of your own needs it only for methods with a queue.
+
+        Args:
+            ids: of the anchors' samples.
+            key_ids: of the candidates' samples.
+
+        Raises:
+            ValueError: when the relation does not know an id, waits for `settled`, or knows batches only.
+
+        Example:
+            >>> from kinfolk.data.relations import EqualLabels
+            >>> relation = EqualLabels(torch.tensor([4, 7, 9]), torch.tensor([0, 1, 0]))
+            >>> relation.between(torch.tensor([4]), torch.tensor([9, 7, 9])).to_dense().int()
+            tensor([[1, 0, 1]], dtype=torch.int32)
+        """
+        raise ValueError(f"{self._named()} relates the samples of a batch only: it has no `between`")
+
     @property
     def ids(self) -> Int[Tensor, " N"]:
         """The samples that the relation knows, ascending."""

@@ -65,6 +65,12 @@ class ClassTable(Relation):
         self.similarities = self.similarities.to(ids.device)
         return ClassGraph.from_similarities(self._labels_of(ids).repeat(views), self.similarities, self.temperature)
 
+    def between(self, ids: Int[Tensor, " n"], key_ids: Int[Tensor, " m"]) -> ClassGraph:
+        """Return the `ClassGraph` of some samples over others; see `Relation.between`."""
+        self.similarities = self.similarities.to(ids.device)
+        labels, key_labels = self._labels_of(ids), self._labels_of(key_ids)
+        return ClassGraph.from_similarities(labels, self.similarities, self.temperature, key_labels=key_labels)
+
 
 @dataclass(frozen=True)
 class ClassTableConfig:

@@ -46,8 +46,15 @@ class EqualLabels(Relation):
 
     def for_batch(self, ids: Int[Tensor, " b"], views: int) -> LabelGraph:
         """Return the batch's `LabelGraph`; see `Relation.for_batch`."""
+        return LabelGraph(self._equal(ids).repeat(views), ids=ids.repeat(views))
+
+    def between(self, ids: Int[Tensor, " n"], key_ids: Int[Tensor, " m"]) -> LabelGraph:
+        """Return the `LabelGraph` of some samples over others; see `Relation.between`."""
+        return LabelGraph(self._equal(ids), ids=ids, key_labels=self._equal(key_ids), key_ids=key_ids)
+
+    def _equal(self, ids: Tensor) -> Tensor:
         self.labels = self.labels.to(ids.device)
-        return LabelGraph(self.labels[self._positions(ids)].repeat(views), ids=ids.repeat(views))
+        return self.labels[self._positions(ids)]
 
 
 @dataclass(frozen=True)

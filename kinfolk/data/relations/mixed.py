@@ -79,6 +79,10 @@ class Mixed(Relation):
         """Return the batch's `MixtureGraph`; see `Relation.for_batch`."""
         return MixtureGraph([part.for_batch(ids, views) for part in self.parts], self.weights)
 
+    def between(self, ids: Int[Tensor, " n"], key_ids: Int[Tensor, " m"]) -> MixtureGraph:
+        """Return the `MixtureGraph` of some samples over others; see `Relation.between`."""
+        return MixtureGraph([part.between(ids, key_ids) for part in self.parts], self.weights)
+
     def settled(self, *, batch_size: int, views: int, seed: int = 0) -> Self:
         """Return the mixture of the parts, each at the temperature that its own perplexity asks for."""
         parts = [part.settled(batch_size=batch_size, views=views, seed=seed) for part in self.parts]

@@ -61,10 +61,20 @@ class Neighbours(Relation):
 
     def for_batch(self, ids: Int[Tensor, " b"], views: int) -> SparseGraph:
         """Return the batch's `SparseGraph`, its columns named by sample id; see `Relation.for_batch`."""
+        return _edges(self._related_to(ids).repeat(views, 1))
+
+    def between(self, ids: Int[Tensor, " n"], key_ids: Int[Tensor, " m"]) -> SparseGraph:
+        """Return the `SparseGraph` of some samples over others; see `Relation.between`."""
+        return _edges(self._related_to(ids)).resolve(key_ids)
+
+    def _related_to(self, ids: Tensor) -> Tensor:
         self.related = self.related.to(ids.device)
-        columns = self.related[self._positions(ids)].repeat(views, 1)
-        rows, edges = columns.shape
-        return SparseGraph(torch.arange(rows + 1, device=ids.device) * edges, columns.flatten())
+        return self.related[self._positions(ids)]
+
+
+def _edges(columns: Int[Tensor, "n k"]) -> SparseGraph:
+    rows, edges = columns.shape
+    return SparseGraph(torch.arange(rows + 1, device=columns.device) * edges, columns.flatten())
 
 
 @dataclass(frozen=True)

@@ -144,9 +144,17 @@ class Pairwise(Relation):
 
     def for_batch(self, ids: Int[Tensor, " b"], views: int) -> PairwiseGraph:
         """Return the batch's `PairwiseGraph`; see `Relation.for_batch`."""
-        self.values = self.values.to(ids.device)
-        rows = self.values[self._positions(ids)].repeat(views, 1)
+        rows = self._values_of(ids).repeat(views, 1)
         return PairwiseGraph(rows, self.likeness, temperature=self.temperature)
+
+    def between(self, ids: Int[Tensor, " n"], key_ids: Int[Tensor, " m"]) -> PairwiseGraph:
+        """Return the `PairwiseGraph` of some samples over others; see `Relation.between`."""
+        keys = self._values_of(key_ids)
+        return PairwiseGraph(self._values_of(ids), self.likeness, temperature=self.temperature, keys=keys)
+
+    def _values_of(self, ids: Tensor) -> Tensor:
+        self.values = self.values.to(ids.device)
+        return self.values[self._positions(ids)]
 
     @property
     def unit(self) -> float:

@@ -68,13 +68,20 @@ class SideEmbeddings(Relation):
 
     def for_batch(self, ids: Int[Tensor, " b"], views: int) -> KernelGraph:
         """Return the batch's `KernelGraph`; see `Relation.for_batch`."""
+        return KernelGraph(self._rows(ids).repeat(views, 1), temperature=self.temperature)
+
+    def between(self, ids: Int[Tensor, " n"], key_ids: Int[Tensor, " m"]) -> KernelGraph:
+        """Return the `KernelGraph` of some samples over others; see `Relation.between`."""
+        return KernelGraph(self._rows(ids), self._rows(key_ids), temperature=self.temperature)
+
+    def _rows(self, ids: Tensor) -> Tensor:
         self.embeddings = self.embeddings.to(ids.device)
         places = self._positions(ids)
         if self.places is not None:
             self.places = self.places.to(ids.device)
             places = self.places[places]
-        rows = self.embeddings[places].repeat(views, 1)
-        return KernelGraph(rows if rows.dtype == torch.float64 else rows.float(), temperature=self.temperature)
+        rows = self.embeddings[places]
+        return rows if rows.dtype == torch.float64 else rows.float()
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,12 @@ def _masked_graph(n: int, d: int, generator: Generator) -> Call:
     return Call(call.args, {"mask": torch.rand(n, n + 2, generator=generator) < 0.7})
 
 
+def _two_masks(n: int, d: int, generator: Generator) -> Call:
+    """A partition that leaves out part of what the target keeps, as a decoupled denominator does."""
+    call = _masked_graph(n, d, generator)
+    return Call(call.args, {**call.kwargs, "target_mask": torch.rand(n, n + 2, generator=generator) < 0.7})
+
+
 def _permute_graph_call(call: Call, order: Tensor) -> Call:
     queries, keys, weights = call.args
     return Call([queries[order], keys, weights[order]], {k: v[order] for k, v in call.kwargs.items()})
@@ -59,6 +65,7 @@ CASES = {
     ),
     "GraphContrastive": _graph_case(_rectangular_graph),
     "GraphContrastive, masked": _graph_case(_masked_graph),
+    "GraphContrastive, another mask for the target": _graph_case(_two_masks),
 }
 
 _STACKED, _LABELS = torch.cat([fixture.z(0), fixture.z(1)]), fixture.labels().repeat(2)

@@ -34,6 +34,11 @@ def _queue_of_clusterings(n: int, d: int, generator: Generator) -> Call:
     return Call(_queue(n, d, generator).args, {"exclude": [*labels, None]})
 
 
+def _queue_excluding_and_drawing(n: int, d: int, generator: Generator) -> Call:
+    call = _queue_excluding_pairs(n, d, generator)
+    return Call(call.args, {**call.kwargs, **_queue_with_a_seed(n, d, generator).kwargs})
+
+
 def _queue_with_a_generator(n: int, d: int, generator: Generator) -> Call:
     return Call(_queue(n, d, generator).args, {"generator": lambda: torch.Generator().manual_seed(n)})
 
@@ -87,8 +92,8 @@ def _queue_case(
     return Case(build, options, inputs, define, **{**usual, **fields})
 
 
-def _infonce(inputs: Callable[[int, int, Generator], Call]) -> Case:
-    return _queue_case(losses.InfoNCELoss, definitions.infonce, {"temperature": 0.2}, inputs)
+def _infonce(inputs: Callable[[int, int, Generator], Call], **options: Any) -> Case:
+    return _queue_case(losses.InfoNCELoss, definitions.infonce, {"temperature": 0.2, **options}, inputs)
 
 
 def _mochi(inputs: Callable[[int, int, Generator], Call], hardest: int, mixed: int, other: int, **fields: Any) -> Case:
@@ -101,9 +106,16 @@ def _interclr(inputs: Callable[[int, int, Generator], Call], margin: float, **fi
     return _queue_case(losses.InterCLRLoss, definitions.interclr, options, inputs, scores_only=margin == 0, **fields)
 
 
-def _sce(coefficient: float) -> Case:
-    options = {"temperature": 0.15, "target_temperature": 0.1, "coefficient": coefficient}
-    return _queue_case(losses.SCELoss, definitions.sce, options)
+def _decoupled_mochi() -> Case:
+    options = {"temperature": 0.25, "hardest": 6, "mixed": 3, "query_mixed": 2, "decoupled": True}
+    return _queue_case(
+        losses.MoCHiLoss, definitions.mochi, options, _queue_excluding_and_drawing, scores_only=False, permutable=False
+    )
+
+
+def _sce(coefficient: float, inputs: Callable[[int, int, Generator], Call] = _queue, **options: Any) -> Case:
+    options = {"temperature": 0.15, "target_temperature": 0.1, "coefficient": coefficient, **options}
+    return _queue_case(losses.SCELoss, definitions.sce, options, inputs)
 
 
 def _nnclr(inputs: Callable[[int, int, Generator], Call], *, minimum: int = 1, **options: Any) -> Case:
@@ -117,13 +129,18 @@ CASES = {
     "InfoNCE, excluded labels": _infonce(_queue_excluding_labels),
     "InfoNCE, excluded pairs": _infonce(_queue_excluding_pairs),
     "InfoNCE, several clusterings": _infonce(_queue_of_clusterings),
+    "InfoNCE decoupled, excluded pairs": _infonce(_queue_excluding_pairs, decoupled=True),
+    "InfoNCE decoupled, several clusterings": _infonce(_queue_of_clusterings, decoupled=True),
     "MoCHi": _mochi(_queue_with_a_generator, 4, 3, 2, permutable=False),
     "MoCHi, hardest alone": _mochi(_queue_with_a_seed, 1, 2, 0),
+    "MoCHi decoupled, excluded pairs": _decoupled_mochi(),
     "InterCLR": _interclr(_queue, -0.5),
     "InterCLR, positive margin": _interclr(_queue, 0.3),
     "InterCLR, private negatives": _interclr(_private_negatives, -0.2, permute=None, space=()),
     "SCE": _sce(0.4),
     "SCE, relations alone": _sce(0.0),
+    "SCE, excluded labels": _sce(0.4, _queue_excluding_labels),
+    "SCE decoupled, excluded pairs": _sce(0.4, _queue_excluding_pairs, decoupled=True),
     "NNCLR": _nnclr(_queue),
     "NNCLR, pairs": _nnclr(_pairs),
     "NNCLR, pairs, ids": _nnclr(_pairs_with_ids, minimum=3),
@@ -192,9 +209,9 @@ TRACED = dict.fromkeys(
 )
 
 DEFAULTS = {
-    losses.InfoNCELoss: {"temperature": 0.2},
-    losses.MoCHiLoss: {"temperature": 0.2, "hardest": 1024, "mixed": 512, "query_mixed": 256},
+    losses.InfoNCELoss: {"temperature": 0.2, "decoupled": False},
+    losses.MoCHiLoss: {"temperature": 0.2, "hardest": 1024, "mixed": 512, "query_mixed": 256, "decoupled": False},
     losses.InterCLRLoss: {"temperature": 0.2, "margin": -0.5},
-    losses.SCELoss: {"temperature": 0.1, "target_temperature": 0.05, "coefficient": 0.5},
+    losses.SCELoss: {"temperature": 0.1, "target_temperature": 0.05, "coefficient": 0.5, "decoupled": False},
     losses.NNCLRLoss: {"temperature": 0.1, "decoupled": False},
 }

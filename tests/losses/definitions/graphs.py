@@ -9,20 +9,30 @@ from definitions.loops import Loops, collect, dot, lse, total, unit_rows
 
 
 def graph_contrastive(
-    queries: Tensor, keys: Tensor, weights: Tensor, *, temperature: float | Tensor, mask: Tensor | None = None
+    queries: Tensor,
+    keys: Tensor,
+    weights: Tensor,
+    *,
+    temperature: float | Tensor,
+    mask: Tensor | None = None,
+    target_mask: Tensor | None = None,
 ) -> Loops:
-    """`weights` dense [n, m] >= 0 and `mask` bool [n, m], True = the pair is kept in partition and target."""
+    """`weights` dense [n, m] >= 0 and `mask` bool [n, m], True = the pair is kept in partition and target.
+
+    With `target_mask` the target is over what that keeps instead.
+    """
     x, y = unit_rows(queries), unit_rows(keys)
     values: list[Tensor | None] = []
     for i in range(len(x)):
         kept = [j for j in range(len(y)) if mask is None or bool(mask[i, j])]
-        mass = sum(float(weights[i, j]) for j in kept)
-        if mass == 0:
+        counted = kept if target_mask is None else [j for j in range(len(y)) if bool(target_mask[i, j])]
+        mass = sum(float(weights[i, j]) for j in counted)
+        if mass == 0 or not kept:
             values.append(None)
             continue
-        scores = {j: dot(x[i], y[j]) / temperature for j in kept}
-        pull = total([float(weights[i, j]) / mass * scores[j] for j in kept], queries)
-        values.append(lse(list(scores.values())) - pull)
+        scores = {j: dot(x[i], y[j]) / temperature for j in range(len(y))}
+        pull = total([float(weights[i, j]) / mass * scores[j] for j in counted], queries)
+        values.append(lse([scores[j] for j in kept]) - pull)
     return collect(values, queries)
 
 

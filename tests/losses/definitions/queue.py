@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from definitions.loops import Ids, Loops, collect, dot, integers, lse, same_sample, unit_rows
+from definitions.loops import Ids, Loops, collect, dot, integers, lse, same_sample, total, unit_rows
 
 Exclusion = tuple[Tensor, Tensor] | Tensor | None
 
@@ -19,19 +19,28 @@ def infonce(
     *,
     temperature: float | Tensor,
     exclude: Exclusion | list[Exclusion] = None,
+    decoupled: bool = False,
 ) -> Loops:
     """`exclude`: bool [n, K] (True = dropped) or (query labels, queue labels), or a list of them to average over."""
     q, k, bank = unit_rows(queries), unit_rows(keys.detach()), unit_rows(queue.detach())
     several = exclude if isinstance(exclude, list) else [exclude]
-    values = []
+    values: list[Tensor | None] = []
     for i in range(len(q)):
         positive = dot(q[i], k[i]) / temperature
         terms = []
         for one in several:
             negatives = [dot(q[i], bank[j]) / temperature for j in range(len(bank)) if not _dropped(one, i, j)]
-            terms.append(lse([positive, *negatives]) - positive)
-        values.append(torch.stack(terms).mean())
+            terms.append(_against(positive, negatives, decoupled))
+        counted = [term for term in terms if term is not None]
+        values.append(total(counted, queries) / len(terms) if counted else None)
     return collect(values, queries)
+
+
+def _against(positive: Tensor, negatives: list[Tensor], decoupled: bool) -> Tensor | None:
+    """None: decoupled, and nothing to tell the positive from."""
+    if decoupled:
+        return lse(negatives) - positive if negatives else None
+    return lse([positive, *negatives]) - positive
 
 
 def _dropped(exclude: Exclusion, i: int, j: int) -> bool:
@@ -61,6 +70,8 @@ def mochi(
     mixed: int,
     query_mixed: int,
     generator: Generator | None = None,
+    exclude: Exclusion = None,
+    decoupled: bool = False,
 ) -> Loops:
     """Draws as the loss documents them, then forms every mixture."""
     n = len(queries)
@@ -70,24 +81,37 @@ def mochi(
     third = torch.randint(hardest, (n, query_mixed), generator=generator)
     query_share = torch.rand(n, query_mixed, generator=generator) / 2
     draws = (first, second, share, third, query_share)
-    return mochi_drawn(queries, keys, queue, draws, temperature=temperature, hardest=hardest)
+    options = {"hardest": hardest, "exclude": exclude, "decoupled": decoupled}
+    return mochi_drawn(queries, keys, queue, draws, temperature=temperature, **options)
 
 
 def mochi_drawn(
-    queries: Tensor, keys: Tensor, queue: Tensor, draws: Draws, *, temperature: float | Tensor, hardest: int
+    queries: Tensor,
+    keys: Tensor,
+    queue: Tensor,
+    draws: Draws,
+    *,
+    temperature: float | Tensor,
+    hardest: int,
+    exclude: Exclusion = None,
+    decoupled: bool = False,
 ) -> Loops:
+    """A mixture of which a part is not there, since fewer than `hardest` rows are left, is not there either."""
     q, k, bank = unit_rows(queries), unit_rows(keys.detach()), unit_rows(queue.detach())
     first, second, share, third, query_share = draws
-    values = []
+    values: list[Tensor | None] = []
     for i in range(len(q)):
         positive = dot(q[i], k[i]) / temperature
-        nearest = sorted(bank, key=lambda row, i=i: -float(dot(q[i].detach(), row)))[:hardest]  # type: ignore[misc]
-        negatives = list(bank)
+        rows = [row for j, row in enumerate(bank) if not _dropped(exclude, i, j)]
+        nearest = sorted(rows, key=lambda row, i=i: -float(dot(q[i].detach(), row)))[:hardest]  # type: ignore[misc]
+        negatives = list(rows)
         for one, other, a in zip(first[i], second[i], share[i].double(), strict=True):
-            negatives.append(_unit(a * nearest[int(one)] + (1 - a) * nearest[int(other)]))
+            if max(one, other) < len(nearest):
+                negatives.append(_unit(a * nearest[int(one)] + (1 - a) * nearest[int(other)]))
         for one, b in zip(third[i], query_share[i].double(), strict=True):
-            negatives.append(_unit(b * q[i].detach() + (1 - b) * nearest[int(one)]))
-        values.append(lse([positive, *(dot(q[i], row) / temperature for row in negatives)]) - positive)
+            if one < len(nearest):
+                negatives.append(_unit(b * q[i].detach() + (1 - b) * nearest[int(one)]))
+        values.append(_against(positive, [dot(q[i], row) / temperature for row in negatives], decoupled))
     return collect(values, queries)
 
 
@@ -121,13 +145,20 @@ def sce(
     temperature: float | Tensor,
     target_temperature: float,
     coefficient: float,
+    exclude: Exclusion = None,
+    decoupled: bool = False,
 ) -> Loops:
+    """Where no row of the queue is left, all of the target is on the own pair."""
     o, t, bank = unit_rows(online), unit_rows(target.detach()), unit_rows(queue.detach())
-    values = []
+    values: list[Tensor | None] = []
     for i in range(len(o)):
-        scores = [dot(o[i], row) / temperature for row in (t[i], *bank)]
-        partition = lse(scores)
-        relations = [torch.exp(dot(t[i], row) / target_temperature) for row in bank]
+        kept = [row for j, row in enumerate(bank) if not _dropped(exclude, i, j)]
+        scores = [dot(o[i], row) / temperature for row in (t[i], *kept)]
+        if not kept:
+            values.append(None if decoupled else 0 * scores[0])
+            continue
+        partition = lse(scores[1:] if decoupled else scores)
+        relations = [torch.exp(dot(t[i], row) / target_temperature) for row in kept]
         value = -coefficient * (scores[0] - partition)
         for relation, score in zip(relations, scores[1:], strict=True):
             value = value - (1 - coefficient) * relation / sum(relations) * (score - partition)
