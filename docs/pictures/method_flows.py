@@ -141,6 +141,12 @@ FLOWS = {
         view 2 -> encoder
         labels ~> SupCon
     """,
+    "esupcon": """
+        view 1 -> encoder -> head -> ESupCon
+        view 2 -> encoder
+        labels ~> ESupCon
+        prototypes -> ESupCon
+    """,
     "xclr": """
         view 1 -> encoder -> head -> X-CLR
         view 2 -> encoder

@@ -9,6 +9,12 @@ from kinfolk.methods.cacr import CACR as CACR
 from kinfolk.methods.cacr import CACRConfig as CACRConfig
 from kinfolk.methods.cmc import CMC as CMC
 from kinfolk.methods.cmc import CMCConfig as CMCConfig
+from kinfolk.methods.contrast import QueueContrast as QueueContrast
+from kinfolk.methods.contrast import ViewContrast as ViewContrast
+from kinfolk.methods.e_sup_con import ESupCon as ESupCon
+from kinfolk.methods.e_sup_con import ESupConConfig as ESupConConfig
+from kinfolk.methods.false_negatives import FalseNegatives as FalseNegatives
+from kinfolk.methods.false_negatives import FalseNegativesConfig as FalseNegativesConfig
 from kinfolk.methods.fine_tune import FineTune as FineTune
 from kinfolk.methods.fine_tune import FineTuneConfig as FineTuneConfig
 from kinfolk.methods.fnc import FNC as FNC
@@ -57,7 +63,11 @@ __all__ = [
     "CMCConfig",
     "ClassCountsConfig",
     "ClassesConfig",
+    "ESupCon",
+    "ESupConConfig",
     "FNCConfig",
+    "FalseNegatives",
+    "FalseNegativesConfig",
     "FineTune",
     "FineTuneConfig",
     "IFNDConfig",
@@ -71,6 +81,7 @@ __all__ = [
     "MomentumConfig",
     "NNCLRConfig",
     "PredictingMethod",
+    "QueueContrast",
     "ReLIC",
     "ReLICConfig",
     "RenyiCL",
@@ -81,5 +92,6 @@ __all__ = [
     "SupCon",
     "SupConConfig",
     "TrainingPlan",
+    "ViewContrast",
     "XCLRConfig",
 ]

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kinfolk import distributed
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
 
@@ -70,6 +72,26 @@ def participation_ratio(rows: Float[Tensor, "m d"]) -> Float[Tensor, ""]:
     spread = covariance.trace()
     # Below this, what is left of equal unit rows is rounding.
     return torch.where(spread < 1e-10, torch.zeros_like(spread), spread.square() / covariance.square().sum())
+
+
+@torch.no_grad()
+def labelled_accuracy(logits: Float[Tensor, "m k"], labels: Int64[Tensor, " m"]) -> Float[Tensor, ""]:
+    """Return the share of labelled rows whose largest logit is their class's, 0 where there are none.
+
+    Over several processes the mean of what they return is the share in the whole batch.
+
+    Args:
+        logits: of every row.
+        labels: of every row, -1 being none.
+
+    Example:
+        >>> labelled_accuracy(torch.eye(4), torch.tensor([0, 1, 0, -1]))
+        tensor(0.6667)
+    """
+    known = labels >= 0
+    right = ((logits.argmax(1) == labels) & known).sum()
+    rows = distributed.all_reduce(known.sum()) / distributed.world_size()
+    return right / torch.where(rows > 0, rows, 1.0)
 
 
 @torch.no_grad()

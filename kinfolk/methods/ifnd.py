@@ -73,6 +73,11 @@ class IFNDConfig(MomentumConfig):
             )
         if not 0 <= self.start <= 1:
             raise ValueError(f"start must be a share of training, 0 to 1, found {self.start}.")
+        if self.false_negatives.is_on:
+            raise ValueError(
+                f"IFND finds false negatives by its clusters: leave false_negatives.detector at 'none', found "
+                f"{self.false_negatives.detector!r}; MoCo takes it."
+            )
 
     def build(self, encoder: nn.Module, *, relation: Relation | None = None) -> IFND:
         """Build the method around an encoder, whose batch norm becomes split batch norm; `relation` stays unused."""
@@ -128,7 +133,7 @@ class IFND(Method):
         self.head = config.head.build(encoder_dim(encoder))
         self.twin = config.build_twin(encoder, self.head)
         self.queue = FeatureQueue(config.queue_size, self.head.out_dim)
-        self.loss = InfoNCELoss(temperature=config.temperature)
+        self.loss = InfoNCELoss(temperature=config.temperature, decoupled=config.decoupled)
         self.progress = Progress()
         self.config = config
 
@@ -166,7 +171,7 @@ class IFND(Method):
         if "ids" not in batch:
             raise ValueError(f"IFND finds an image's cluster by its id; found batch keys {sorted(batch)}.")
         queue = self.queue.snapshot()
-        exclude: Any = self.config.own_earlier_keys(batch, queue)
+        exclude: Any = self.config.own_earlier_keys(batch, queue).mask(self.queue.size)
         if self.reached > 0:
             mine, theirs = self._groups_of(batch["ids"]), self._groups_of(queue.ids)
             exclude = list(zip(mine, theirs, strict=True))

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from kinfolk.data.counter import counter_uniform
-from kinfolk.losses import InfoNCELoss, InterCLRLoss
+from kinfolk.losses import InterCLRLoss
 from kinfolk.methods.base import Method
 from kinfolk.methods.batches import read_views
+from kinfolk.methods.contrast import QueueContrast
 from kinfolk.methods.health import projection_health, same_label_share
 from kinfolk.methods.momentum import MomentumConfig
 from kinfolk.nn import FeatureQueue, MemoryBank, OnlineClusters, encoder_dim
@@ -81,8 +82,11 @@ class InterCLRConfig(MomentumConfig):
             raise ValueError(f"sampling must be 'semi-hard' or 'random', found {self.sampling!r}.")
 
     def build(self, encoder: nn.Module, *, relation: Relation | None = None) -> InterCLR:
-        """Build the method around an encoder, whose batch norm becomes split batch norm; `relation` stays unused."""
-        return InterCLR(encoder, self)
+        """Build the method around an encoder, whose batch norm becomes split batch norm.
+
+        A relation becomes the target of the first loss, over own key and queue.
+        """
+        return InterCLR(encoder, self, relation=relation)
 
     def smoke(self) -> Self:
         """Return the settings for a run of a few hundred samples."""
@@ -116,13 +120,15 @@ class InterCLR(Method):
     clusters: OnlineClusters
     step: Tensor
 
-    def __init__(self, encoder: nn.Module, config: InterCLRConfig) -> None:
+    def __init__(self, encoder: nn.Module, config: InterCLRConfig, *, relation: Relation | None = None) -> None:
         super().__init__()
         self.encoder = encoder
+        self.relation = relation
         self.head = config.head.build(encoder_dim(encoder))
         self.twin = config.build_twin(encoder, self.head)
         self.queue = FeatureQueue(config.queue_size, self.head.out_dim)
-        self.intra = InfoNCELoss(temperature=config.temperature)
+        self.false_negatives = config.false_negatives.build()
+        self.intra = QueueContrast(temperature=config.temperature, decoupled=config.decoupled, relation=relation)
         self.inter = InterCLRLoss(temperature=config.temperature, margin=config.margin)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.config = config
@@ -131,6 +137,7 @@ class InterCLR(Method):
         """Make a bank with a row for every training sample, and its clusters."""
         config, ids, dim = self.config, plan.known_ids("InterCLR"), self.head.out_dim
         self.twin.begin(plan.total_steps)
+        self.false_negatives.begin(plan)
         self.first_pass = plan.steps_per_epoch
         self.bank = MemoryBank(ids, dim, seed=config.seed)
         self.clusters = OnlineClusters(
@@ -162,7 +169,8 @@ class InterCLR(Method):
             raise ValueError(f"InterCLR finds samples in its bank by ids; found batch keys {sorted(batch)}.")
         (q,), (k,), ids = embeddings, keys, batch["ids"]
         queue = self.queue.snapshot()
-        intra = self.intra(q, k, queue.features, exclude=self.config.own_earlier_keys(batch, queue))
+        false, health = self.false_negatives.in_queue([k], queue, ids, batch.get("labels"))
+        intra = self.intra(q, k, queue, ids, self.config.own_earlier_keys(batch, queue) | false)
         found: dict[str, Tensor] = {}
         loss, inter = intra, torch.zeros_like(intra)
         if self.clusters.started:
@@ -181,6 +189,7 @@ class InterCLR(Method):
             "inter_loss": inter.detach(),
             "queue_fill": self.queue.fill,
             **found,
+            **health,
             **projection_health((q, k)),
         }
 
@@ -191,6 +200,7 @@ class InterCLR(Method):
     @torch.no_grad()
     def after_step(self) -> None:
         """Take in the keys of the training passes since the last call: queue, key encoder, bank, clusters."""
+        self.false_negatives.after_step()
         if not self.queue.flush():
             return
         self.twin.update(self.encoder, self.head)

@@ -19,7 +19,7 @@ from kinfolk.methods.batches import read_views
 from kinfolk.methods.health import projection_health, same_label_share
 from kinfolk.methods.momentum import MomentumConfig
 from kinfolk.nn import FeatureQueue, Progress, QueueSnapshot, encoder_dim
-from kinfolk.ops import row_topk
+from kinfolk.ops import PairMask, row_topk
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
@@ -33,8 +33,8 @@ class MoCHiConfig(MomentumConfig):
     """Settings of `MoCHi`; the defaults are those for small images.
 
     Raises:
-        ValueError: for shares of training outside [0, 1] or that leave nothing between them, more hardest keys than
-            the queue holds, and `exclude_own`.
+        ValueError: for shares of training outside [0, 1] or that leave nothing between them, and more hardest keys
+            than the queue holds.
 
     Example:
         >>> from kinfolk.nn import SmallConvConfig
@@ -46,7 +46,7 @@ class MoCHiConfig(MomentumConfig):
 
     kind: ClassVar[str] = "mochi"
     exclude_own: bool = False
-    """Must stay off: a sample's own earlier keys are rows of the queue like others, and may be mixed."""
+    """Leave a sample's own earlier keys out, and unmixed; the paper has them in the queue like others."""
     temperature: float = 0.1
     """Divides the cosines; smaller looks harder at the nearest negatives."""
     hardest: int = 64
@@ -65,10 +65,6 @@ class MoCHiConfig(MomentumConfig):
     """Seed of what is mixed; the draws of a step depend on it, the step and the process alone."""
 
     def __post_init__(self) -> None:
-        if self.exclude_own:
-            raise ValueError(
-                "MoCHi keeps a sample's own earlier keys among its negatives: set exclude_own=False, or take MoCo."
-            )
         for name, share in (("warmup", self.warmup), ("cooldown", self.cooldown)):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} must be a share of training, 0 to 1, found {share}.")
@@ -115,7 +111,8 @@ class MoCHi(Method):
     negative, mixtures included; `same_label`, where the batch has labels, the share of the hardest rows with the
     query's label, its own earlier keys among them; `queue_fill`; `positive_cosine`; `participation_ratio`.
 
-    Degenerate: with nothing mixed, or `warmup=1`, this is MoCo that excludes nothing, bit for bit.
+    Degenerate: with nothing mixed, or `warmup=1`, this is MoCo that excludes nothing, bit for bit. A decoupled
+    denominator leaves the own key out, and false negatives leave the queue and are not mixed.
 
     Reference: Kalantidis, Sariyildiz, Pion, Weinzaepfel, Larlus (2020), Hard Negative Mixing for Contrastive Learning.
     """
@@ -127,12 +124,14 @@ class MoCHi(Method):
         self.twin = config.build_twin(encoder, self.head)
         self.queue = FeatureQueue(config.queue_size, self.head.out_dim)
         self.progress = Progress()
-        self.plain_loss = InfoNCELoss(temperature=config.temperature)
+        self.false_negatives = config.false_negatives.build()
+        self.plain_loss = InfoNCELoss(temperature=config.temperature, decoupled=config.decoupled)
         self.mixing_loss = MoCHiLoss(
             temperature=config.temperature,
             hardest=config.hardest,
             mixed=config.mixed,
             query_mixed=config.query_mixed,
+            decoupled=config.decoupled,
         )
         self.config = config
 
@@ -140,6 +139,7 @@ class MoCHi(Method):
         """Learn how long training is, for the parts without mixtures and for a momentum that rises."""
         self.progress.begin(plan.total_steps)
         self.twin.begin(plan.total_steps)
+        self.false_negatives.begin(plan)
 
     def embed(self, batch: Mapping[str, Any]) -> tuple[Float[Tensor, "n d"], ...]:
         """Return the queries: of the first view, or of both if the method is symmetric."""
@@ -160,18 +160,21 @@ class MoCHi(Method):
     ) -> dict[str, Tensor]:
         """Return the loss and the health terms, and keep the keys for `after_step`."""
         queue = self.queue.snapshot()
+        false, health = self.false_negatives.in_queue(keys, queue, batch.get("ids"), batch.get("labels"))
+        kept = (self.config.own_earlier_keys(batch, queue) | false).mask(self.queue.size)
         pairs = list(zip(embeddings, keys, strict=True))
         if self.is_mixing():
             draws = self.draws()
-            losses = [self.mixing_loss(q, k, queue.features, draws) for q, k in pairs]
+            losses = [self.mixing_loss(q, k, queue.features, draws, exclude=kept) for q, k in pairs]
         else:
-            losses = [self.plain_loss(q, k, queue.features) for q, k in pairs]
+            losses = [self.plain_loss(q, k, queue.features, exclude=kept) for q, k in pairs]
         for _, k in pairs:
             self.queue.hold(k, batch.get("ids"), batch.get("labels"))
         return {
             "loss": torch.stack(losses).mean(),
             "queue_fill": self.queue.fill,
-            **self._hardness(*pairs[0], queue, batch.get("labels")),
+            **health,
+            **self._hardness(*pairs[0], queue, batch.get("labels"), kept),
             **projection_health(pairs[0]),
         }
 
@@ -193,6 +196,7 @@ class MoCHi(Method):
         keys: Float[Tensor, "n d"],
         queue: QueueSnapshot,
         labels: Int64[Tensor, " n"] | None,
+        kept: PairMask | None,
     ) -> dict[str, Tensor]:
         """Return how many queries find their key, and how many of their hardest negatives are false."""
         config, mixing = self.config, None
@@ -200,13 +204,14 @@ class MoCHi(Method):
         if self.is_mixing():  # what the loss of the first direction drew
             mixing = Mixing.draw(len(queries), **counts, generator=self.draws(), device=queries.device)
         # At temperature 0 the loss is softplus(nearest negative - key): below log 2 where the key is nearer.
-        values, _ = mochi(queries, keys, queue.features, mixing, temperature=1e-6, hardest=config.hardest, gather=False)
+        options: dict[str, Any] = {"hardest": config.hardest, "exclude": kept, "gather": False}
+        values, _ = mochi(queries, keys, queue.features, mixing, temperature=1e-6, **options)
         found = {"proxy_accuracy": (values < math.log(2)).float().mean()}
         if labels is None:
             return found
         k = min(config.hardest, self.queue.size)
-        hard = row_topk(queries, queue.features, k=k, normalize=True)[1]
-        return found | same_label_share(labels, queue.labels[hard])
+        hard = row_topk(queries, queue.features, k=k, mask=kept, normalize=True)[1]
+        return found | same_label_share(labels, queue.labels[hard].where(hard >= 0, -1))
 
     def negatives(self, *, samples: int, views: int) -> int:
         """Return the queue's rows and the mixtures; the batch adds none."""
@@ -214,6 +219,7 @@ class MoCHi(Method):
 
     def after_step(self) -> None:
         """Enqueue the keys of the training passes since the last call, let the key encoder follow, count the step."""
+        self.false_negatives.after_step()
         if self.queue.flush():
             self.twin.update(self.encoder, self.head)
             self.progress.advance()

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from kinfolk.losses import InfoNCELoss
 from kinfolk.methods.base import Method
 from kinfolk.methods.batches import read_views
+from kinfolk.methods.contrast import QueueContrast
 from kinfolk.methods.health import projection_health
 from kinfolk.methods.momentum import MomentumConfig
 from kinfolk.nn import FeatureQueue, encoder_dim
@@ -43,8 +43,11 @@ class MoCoConfig(MomentumConfig):
     """Let both views be queries and average the two losses, at twice the work."""
 
     def build(self, encoder: nn.Module, *, relation: Relation | None = None) -> MoCo:
-        """Build the method around an encoder, whose batch norm becomes split batch norm; `relation` stays unused."""
-        return MoCo(encoder, self)
+        """Build the method around an encoder, whose batch norm becomes split batch norm.
+
+        A relation takes the place of "own key or not" as the target over own key and queue.
+        """
+        return MoCo(encoder, self, relation=relation)
 
 
 @final
@@ -60,25 +63,31 @@ class MoCo(Method):
     were updated between queries and keys of that step. A forward pass in eval mode or without gradient leaves nothing
     for `after_step` to do.
 
+    `QueueContrast` says what a decoupled denominator, false negatives and a relation change.
+
     Terms beside the loss: `queue_fill`, the share of the queue that holds keys of data; `positive_cosine` between
-    queries and keys; `participation_ratio` of queries and keys.
+    queries and keys; `participation_ratio` of queries and keys; where false negatives are looked for, `excluded_share`
+    of the queue and, with labels in the batch, `false_negative_precision`.
 
     Reference: He, Fan, Wu, Xie, Girshick (2020), Momentum Contrast for Unsupervised Visual Representation Learning.
     Chen, Fan, Girshick, He (2020), Improved Baselines with Momentum Contrastive Learning.
     """
 
-    def __init__(self, encoder: nn.Module, config: MoCoConfig) -> None:
+    def __init__(self, encoder: nn.Module, config: MoCoConfig, *, relation: Relation | None = None) -> None:
         super().__init__()
         self.encoder = encoder
+        self.relation = relation
         self.head = config.head.build(encoder_dim(encoder))
         self.twin = config.build_twin(encoder, self.head)
         self.queue = FeatureQueue(config.queue_size, self.head.out_dim)
-        self.loss = InfoNCELoss(temperature=config.temperature)
+        self.false_negatives = config.false_negatives.build()
+        self.loss = QueueContrast(temperature=config.temperature, decoupled=config.decoupled, relation=relation)
         self.config = config
 
     def begin(self, plan: TrainingPlan) -> None:
-        """Learn how long training is, for a momentum that rises."""
+        """Learn how long training is, for a momentum that rises and the search for false negatives."""
         self.twin.begin(plan.total_steps)
+        self.false_negatives.begin(plan)
 
     def embed(self, batch: Mapping[str, Any]) -> tuple[Float[Tensor, "n d"], ...]:
         """Return the queries: of the first view, or of both if the method is symmetric."""
@@ -99,13 +108,15 @@ class MoCo(Method):
     ) -> dict[str, Tensor]:
         """Return the loss and the health terms, and keep the keys for `after_step`."""
         queue = self.queue.snapshot()
-        exclude = self.config.own_earlier_keys(batch, queue)
+        ids, labels = batch.get("ids"), batch.get("labels")
+        found, health = self.false_negatives.in_queue(keys, queue, ids, labels)
+        dropped = self.config.own_earlier_keys(batch, queue) | found
 
         pairs = list(zip(embeddings, keys, strict=True))
-        loss = torch.stack([self.loss(q, k, queue.features, exclude=exclude) for q, k in pairs]).mean()
+        loss = torch.stack([self.loss(q, k, queue, ids, dropped) for q, k in pairs]).mean()
         for _, k in pairs:
-            self.queue.hold(k, batch.get("ids"), batch.get("labels"))
-        return {"loss": loss, "queue_fill": self.queue.fill, **projection_health(pairs[0])}
+            self.queue.hold(k, ids, labels)
+        return {"loss": loss, "queue_fill": self.queue.fill, **health, **projection_health(pairs[0])}
 
     def negatives(self, *, samples: int, views: int) -> int:
         """Return the queue's rows; the batch adds none."""
@@ -113,5 +124,6 @@ class MoCo(Method):
 
     def after_step(self) -> None:
         """Enqueue the keys of the training passes since the last call and let the key encoder follow."""
+        self.false_negatives.after_step()
         if self.queue.flush():
             self.twin.update(self.encoder, self.head)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, Self
 
-from torch import Tensor, nn
+from torch import nn
 
+from kinfolk.methods.false_negatives import Dropped, FalseNegativesConfig
 from kinfolk.nn import HeadConfig, MomentumTwin, QueueSnapshot
 from kinfolk.nn.momentum import MomentumSchedule
-
-if TYPE_CHECKING:
-    from jaxtyping import Int64
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,6 @@ class MomentumConfig:
         0.9
     """
 
-    labels_used: ClassVar[str] = "none"
     queue_size: int = 4096
     """Number of earlier keys that serve as negatives; at most the number of training images is sensible."""
     momentum: float = 0.99
@@ -33,10 +30,19 @@ class MomentumConfig:
     """Constant, or cosine: from `momentum` at the start to 1 at the end of training."""
     exclude_own: bool = True
     """Leave a sample's own earlier keys out of its negatives."""
+    decoupled: bool = False
+    """Leave the own key out of the denominator (DCL)."""
+    false_negatives: FalseNegativesConfig = field(default_factory=FalseNegativesConfig)
+    """Which rows of the queue are no negatives of a sample, found by its own keys."""
     batch_norm_splits: int = 8
     """Groups of the batch that batch norm normalises apart, as several devices would; 1 leaves batch norm alone."""
     head: HeadConfig = field(default_factory=HeadConfig)
     """The projection head between encoder and loss."""
+
+    @property
+    def labels_used(self) -> str:
+        """Which labels training sees: none, but for an oracle of false negatives."""
+        return self.false_negatives.labels_used
 
     def build_twin(self, encoder: nn.Module, head: nn.Module) -> MomentumTwin:
         """Build the moving average of an encoder and its head, whose batch norm becomes split batch norm."""
@@ -48,12 +54,10 @@ class MomentumConfig:
         """Return the settings for a run of a few hundred samples."""
         return replace(self, queue_size=128)
 
-    def own_earlier_keys(
-        self, batch: Mapping[str, Any], queue: QueueSnapshot
-    ) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " K"]] | None:
-        """Return what an `InfoNCELoss` excludes so that a sample is not pushed from its own earlier keys, if asked.
+    def own_earlier_keys(self, batch: Mapping[str, Any], queue: QueueSnapshot) -> Dropped:
+        """Return what leaves the queue so that a sample is not pushed from its own earlier keys, if asked.
 
         A queue outlives the batch: without ids in the batch nobody knows whose keys it holds, and nothing is excluded.
         """
         ids = batch.get("ids")
-        return (ids, queue.ids) if self.exclude_own and ids is not None else None
+        return Dropped(equal=((ids, queue.ids),)) if self.exclude_own and ids is not None else Dropped()

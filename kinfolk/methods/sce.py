@@ -16,7 +16,7 @@ from kinfolk.methods.batches import read_views
 from kinfolk.methods.health import projection_health, same_label_share
 from kinfolk.methods.momentum import MomentumConfig
 from kinfolk.nn import FeatureQueue, HeadConfig, QueueSnapshot, encoder_dim
-from kinfolk.ops import row_topk
+from kinfolk.ops import PairMask, row_topk
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 class SCEConfig(MomentumConfig):
     """Settings of `SCE`; the defaults are those for small images.
 
-    Raises:
-        ValueError: for `exclude_own`.
-
     Example:
         >>> from kinfolk.nn import SmallConvConfig
         >>> method = SCEConfig(queue_size=8).build(SmallConvConfig(width=4).build(channels=1, image_size=(8, 8)))
@@ -41,7 +38,7 @@ class SCEConfig(MomentumConfig):
 
     kind: ClassVar[str] = "sce"
     exclude_own: bool = False
-    """Must stay off: a sample's own earlier keys are what it should relate to most."""
+    """Leave a sample's own earlier keys out of queue and relations; the paper has them, as what relates most."""
     temperature: float = 0.1
     """Divides the online encoder's cosines."""
     target_temperature: float = 0.05
@@ -54,12 +51,6 @@ class SCEConfig(MomentumConfig):
     """The projection head between encoder and loss."""
     predictor: HeadConfig = field(default_factory=lambda: HeadConfig(layers=0))
     """What the online side has beyond its head; its `out_dim` is the head's. 0 layers leave it out."""
-
-    def __post_init__(self) -> None:
-        if self.exclude_own:
-            raise ValueError(
-                "SCE relates a sample to its own earlier keys as to others: set exclude_own=False, or take MoCo."
-            )
 
     def build(self, encoder: nn.Module, *, relation: Relation | None = None) -> SCE:
         """Build the method around an encoder, whose batch norm becomes split batch norm.
@@ -87,6 +78,9 @@ class SCE(Method):
     of the mean entropy; `same_label`, where the batch has labels, the share of weak views whose nearest key has their
     label; `queue_fill`; `positive_cosine` between online rows and keys; `participation_ratio` of both.
 
+    A decoupled denominator leaves the own key out of the choice, not of the target; false negatives leave the queue,
+    and with it the relations.
+
     Degenerate: `coefficient=1` is MoCo that excludes nothing, the second view being the query. At the start the queue
     holds random rows, and so do the relations.
 
@@ -105,12 +99,15 @@ class SCE(Method):
             temperature=config.temperature,
             target_temperature=config.target_temperature,
             coefficient=config.coefficient,
+            decoupled=config.decoupled,
         )
+        self.false_negatives = config.false_negatives.build()
         self.config = config
 
     def begin(self, plan: TrainingPlan) -> None:
         """Learn how long training is, for a momentum that rises."""
         self.twin.begin(plan.total_steps)
+        self.false_negatives.begin(plan)
 
     def embed(self, batch: Mapping[str, Any]) -> tuple[Float[Tensor, "n d"], ...]:
         """Return the online rows: of the strong view, and then of the weak one if the method is symmetric."""
@@ -132,33 +129,41 @@ class SCE(Method):
     ) -> dict[str, Tensor]:
         """Return the loss and the health terms, and keep the keys for `after_step`."""
         queue = self.queue.snapshot()
+        false, health = self.false_negatives.in_queue(keys, queue, batch.get("ids"), batch.get("labels"))
+        kept = (self.config.own_earlier_keys(batch, queue) | false).mask(self.queue.size)
         pairs = list(zip(embeddings, keys, strict=True))
-        loss = torch.stack([self.loss(online, target, queue.features) for online, target in pairs]).mean()
+        loss = torch.stack([self.loss(o, t, queue.features, exclude=kept) for o, t in pairs]).mean()
         for _, target in pairs:
             self.queue.hold(target, batch.get("ids"), batch.get("labels"))
         return {
             "loss": loss,
             "queue_fill": self.queue.fill,
-            **self._relations(pairs[0][1], queue, batch.get("labels")),
+            **health,
+            **self._relations(pairs[0][1], queue, batch.get("labels"), kept),
             **projection_health(pairs[0]),
         }
 
     @torch.no_grad()
     def _relations(
-        self, targets: Float[Tensor, "n d"], queue: QueueSnapshot, labels: Int64[Tensor, " n"] | None
+        self,
+        targets: Float[Tensor, "n d"],
+        queue: QueueSnapshot,
+        labels: Int64[Tensor, " n"] | None,
+        kept: PairMask | None,
     ) -> dict[str, Tensor]:
         """Return how many keys the targets relate to, and whether the nearest is of their class."""
         temperature = self.config.target_temperature
         # The entropy of a softmax is its log-partition minus its mean logit: the graph's attraction to itself.
         graph = KernelGraph(targets, queue.features, temperature=temperature)
         partition, logit = graph.logsumexp_and_attraction(
-            targets, queue.features, scale=1 / temperature, normalize=True
+            targets, queue.features, scale=1 / temperature, mask=kept, normalize=True
         )
-        found = {"relation_perplexity": (partition - logit).mean().exp()}
+        entropy = torch.where(partition == -torch.inf, 0.0, partition - logit)
+        found = {"relation_perplexity": entropy.mean().exp()}
         if labels is None:
             return found
-        nearest = row_topk(targets, queue.features, k=1, normalize=True)[1]
-        return found | same_label_share(labels, queue.labels[nearest])
+        nearest = row_topk(targets, queue.features, k=1, mask=kept, normalize=True)[1]
+        return found | same_label_share(labels, queue.labels[nearest].where(nearest >= 0, -1))
 
     def negatives(self, *, samples: int, views: int) -> int:
         """Return the queue's rows; the batch adds none."""
@@ -166,5 +171,6 @@ class SCE(Method):
 
     def after_step(self) -> None:
         """Enqueue the keys of the training passes since the last call and let the key encoder follow."""
+        self.false_negatives.after_step()
         if self.queue.flush():
             self.twin.update(self.encoder, self.head)

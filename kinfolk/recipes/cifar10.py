@@ -16,6 +16,7 @@ from kinfolk.data.views import (
     moco_v2_views,
     relic_views,
     simclr_views,
+    supcon_views,
     weak_strong_views,
 )
 from kinfolk.methods import (
@@ -23,6 +24,7 @@ from kinfolk.methods import (
     BregmanConfig,
     CACRConfig,
     CMCConfig,
+    ESupConConfig,
     FNCConfig,
     IFNDConfig,
     InterCLRConfig,
@@ -157,6 +159,16 @@ def bregman() -> TrainConfig:
     return _cifar10(BregmanConfig(head=head), views=simclr_views(), batch_size=1024, optimizer=optimizer)
 
 
+def e_sup_con() -> TrainConfig:
+    """ESupCon with SupCon's settings, since its own are not at hand: batch 1,024, rate 0.5, ten epochs of warm-up.
+
+    200 epochs instead of SupCon's 1,000, and a ResNet-18 instead of a ResNet-50.
+    """
+    method = ESupConConfig(temperature=0.1)
+    optimizer = SGDConfig(learning_rate=0.5, weight_decay=1e-4)
+    return replace(_cifar10(method, views=supcon_views(), batch_size=1024, optimizer=optimizer), warmup=0.05)
+
+
 def _cifar10(
     method: MethodConfig,
     *,
@@ -197,5 +209,6 @@ METHODS: dict[str, Callable[..., TrainConfig]] = {
     "relic": relic,
     "renyi-cl": renyi_cl,
     "bregman": bregman,
+    "esupcon": e_sup_con,
 }
 """The recipes of this file by the name of their method."""

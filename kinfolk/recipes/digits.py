@@ -16,6 +16,7 @@ from kinfolk.methods import (
     AdversarialConfig,
     BregmanConfig,
     CACRConfig,
+    ESupConConfig,
     FNCConfig,
     IFNDConfig,
     InterCLRConfig,
@@ -49,6 +50,11 @@ def moco(*, moved: bool = False) -> TrainConfig:
 def supcon(*, moved: bool = False) -> TrainConfig:
     """SupCon with all labels."""
     return _digits(SupConConfig(temperature=0.1), moved=moved)
+
+
+def e_sup_con(*, moved: bool = False) -> TrainConfig:
+    """ESupCon with all labels: SupCon with a classifier learnt beside it."""
+    return _digits(ESupConConfig(temperature=0.1), moved=moved)
 
 
 def xclr(*, moved: bool = False) -> TrainConfig:
@@ -143,6 +149,7 @@ METHODS: dict[str, Callable[..., TrainConfig]] = {
     "simclr": simclr,
     "moco": moco,
     "supcon": supcon,
+    "esupcon": e_sup_con,
     "xclr": xclr,
     "cacr": cacr,
     "adversarial": adversarial,

@@ -15,6 +15,7 @@ from kinfolk.methods import (
     AdversarialConfig,
     BregmanConfig,
     CACRConfig,
+    ESupConConfig,
     FNCConfig,
     IFNDConfig,
     InterCLRConfig,
@@ -48,6 +49,11 @@ def moco() -> TrainConfig:
 def supcon() -> TrainConfig:
     """SupCon with all labels."""
     return _fashion_mnist(SupConConfig(temperature=0.2))
+
+
+def e_sup_con() -> TrainConfig:
+    """ESupCon with all labels: SupCon with a classifier learnt beside it."""
+    return _fashion_mnist(ESupConConfig(temperature=0.2))
 
 
 def xclr() -> TrainConfig:
@@ -141,6 +147,7 @@ METHODS: dict[str, Callable[..., TrainConfig]] = {
     "simclr": simclr,
     "moco": moco,
     "supcon": supcon,
+    "esupcon": e_sup_con,
     "xclr": xclr,
     "cacr": cacr,
     "adversarial": adversarial,

@@ -42,6 +42,7 @@ from kinfolk.methods import (
     BregmanConfig,
     CACRConfig,
     CMCConfig,
+    ESupConConfig,
     FineTuneConfig,
     FNCConfig,
     IFNDConfig,
@@ -115,6 +116,7 @@ MethodConfig = (
     | FNCConfig
     | InterCLRConfig
     | FineTuneConfig
+    | ESupConConfig
 )
 OptimizerConfig = AdamWConfig | SGDConfig | LARSConfig
 

@@ -76,7 +76,8 @@ def parameter_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str
     Every parameter with fewer than two dimensions is a bias, a norm layer's scale or a temperature, so the number of
     dimensions decides. Frozen parameters (an EMA twin's) are left out; a shared one appears once. A module that has
     `rate_factors`, such as ``{"encoder": 0.1}``, gets two groups for every submodule that it names, and the training
-    loop multiplies their learning rate by the group's ``rate_factor``.
+    loop multiplies their learning rate by the group's ``rate_factor``. Where only the directions of a matrix's rows
+    count, as of prototypes, the module names the submodules that hold such in `without_decay`, and none of it decays.
 
     Returns:
         Two groups for an optimizer, the decaying one first; then two for every named submodule.
@@ -87,19 +88,21 @@ def parameter_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str
         (1, 3)
     """
     factors: dict[str, float] = getattr(module, "rate_factors", {})
-    members: dict[str, list[nn.Parameter]] = {"": [], **{name: [] for name in factors}}
+    spared = tuple(f"{name}." for name in getattr(module, "without_decay", ()))
+    members: dict[tuple[str, bool], list[nn.Parameter]] = {
+        (owner, decays): [] for owner in ("", *factors) for decays in (True, False)
+    }
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             owner = next((prefix for prefix in factors if name.startswith(f"{prefix}.")), "")
-            members[owner].append(parameter)
+            members[owner, parameter.ndim >= 2 and not name.startswith(spared)].append(parameter)
     return [
         {
-            "params": [parameter for parameter in parameters if (parameter.ndim >= 2) == decays],
+            "params": parameters,
             "weight_decay": weight_decay if decays else 0.0,
             "rate_factor": factors.get(owner, 1.0),
         }
-        for owner, parameters in members.items()
-        for decays in (True, False)
+        for (owner, decays), parameters in members.items()
     ]
 
 

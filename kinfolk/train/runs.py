@@ -15,7 +15,7 @@ from torch import nn
 
 from kinfolk.data import ColourSpaceViewsConfig, Source
 from kinfolk.data.views.table import make_views
-from kinfolk.methods import ClassesConfig, Method
+from kinfolk.methods import ClassesConfig, Method, MomentumConfig
 from kinfolk.nn.initial_weights import InitialWeights, load_initial_weights
 from kinfolk.train.batches import Length, make_sampler, training_length
 from kinfolk.train.checkpoint import checkpoints, remove_partial, restore_checkpoint
@@ -174,11 +174,19 @@ def build_method(
     """
     relation = None if config.relation is None else config.relation.build(source)
     if relation is not None:  # a perplexity that was asked for becomes a temperature here, where the batch is known
-        relation = relation.settled(batch_size=min(config.batch_size, len(source)), views=config.views.count)
+        samples, views = config.batch_size, config.views.count
+        if isinstance(config.method, MomentumConfig):  # there the target is over a queue
+            samples, views = config.method.queue_size + 1, 1
+        relation = relation.settled(batch_size=min(samples, len(source)), views=views)
     method = config.method
     if isinstance(method, ClassesConfig):  # and what was left open about the classes becomes the source's
         method = method.settled(source)
     built = method.build(build_encoder(config, source) if encoder is None else encoder, relation=relation)
+    if relation is not None and built.relation is None:
+        raise ValueError(
+            f"the method {method.kind} learns from no relation, and the config has one: leave it out (--relation none), or take "
+            "a method that does, such as xclr, simclr or moco."
+        )
     if length is None:
         length = training_length(config, make_sampler(config, source, rank=0, world_size=1))
     built.begin(training_plan(source, length))

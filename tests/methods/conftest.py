@@ -14,6 +14,8 @@ from kinfolk.methods import (
     AdversarialConfig,
     BregmanConfig,
     CACRConfig,
+    ESupConConfig,
+    FalseNegativesConfig,
     FNCConfig,
     IFNDConfig,
     InterCLRConfig,
@@ -32,11 +34,17 @@ from kinfolk.nn import Attack, HeadConfig, SmallConvConfig
 
 _HEAD = HeadConfig(hidden=32, out_dim=16)
 _NORMED = HeadConfig(hidden=32, out_dim=16, norm="batch")
+_NEAREST = FalseNegativesConfig(detector="similarity", share=0.1, start=0.1)
 CONFIGS = {
     "simclr": SimCLRConfig(head=_NORMED),
+    "simclr-composed": SimCLRConfig(decoupled=True, false_negatives=_NEAREST, head=_NORMED),
     "moco": MoCoConfig(queue_size=160, batch_norm_splits=4, head=_HEAD),
     "moco-symmetric": MoCoConfig(queue_size=160, momentum_schedule="cosine", symmetric=True, head=_HEAD),
+    "moco-composed": MoCoConfig(
+        queue_size=160, decoupled=True, false_negatives=_NEAREST, batch_norm_splits=4, head=_HEAD
+    ),
     "supcon": SupConConfig(head=_HEAD),
+    "esupcon": ESupConConfig(classes=10, head=_HEAD),
     "xclr": XCLRConfig(head=_HEAD),
     "cacr": CACRConfig(),
     "cacr-queue": CACRConfig(queue_size=160, batch_norm_splits=4, head=_HEAD),

@@ -228,8 +228,6 @@ def test_settings_that_cannot_be_are_refused(build):
         plain(warmup=10)
     with pytest.raises(ValueError, match=r"leave time between them: 0.7 \+ 0.6 is more than 1"):
         plain(warmup=0.7, cooldown=0.6)
-    with pytest.raises(ValueError, match="own earlier keys among its negatives: set exclude_own=False"):
-        plain(exclude_own=True)
     with pytest.raises(ValueError, match="mixed must be a whole number of at least 0, found -1"):
         build(plain(mixed=-1))
 

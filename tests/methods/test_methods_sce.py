@@ -164,8 +164,6 @@ def test_a_lower_target_temperature_relates_to_fewer_keys(digits, build):
 
 
 def test_settings_that_cannot_be_are_refused(digits, build):
-    with pytest.raises(ValueError, match="own earlier keys as to others: set exclude_own=False"):
-        plain(exclude_own=True)
     with pytest.raises(ValueError, match=r"predictor.out_dim is 5, the head gives 8; set both alike"):
         build(plain(predictor=HeadConfig(out_dim=5)))
     with pytest.raises(ValueError, match=r"coefficient must lie in \[0, 1\], found 2"):

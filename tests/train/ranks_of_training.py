@@ -30,6 +30,8 @@ from kinfolk.methods import (
     BregmanConfig,
     CACRConfig,
     CMCConfig,
+    ESupConConfig,
+    FalseNegativesConfig,
     FNCConfig,
     IFNDConfig,
     InterCLRConfig,
@@ -96,11 +98,13 @@ class TwoBranchesConfig:
         return CMCConfig(temperature=0.3, bank=True, bank_negatives=50, head=HEAD).build(pair)
 
 
+NEAREST = FalseNegativesConfig(detector="similarity", share=0.3, start=0.0)
 METHODS = {
     "simclr": SimCLRConfig(head=HEAD),
     "moco": MoCoConfig(queue_size=20, head=HEAD),
     "moco-symmetric": MoCoConfig(queue_size=20, symmetric=True, head=HEAD),
     "supcon": SupConConfig(head=HEAD),
+    "esupcon": ESupConConfig(classes=10, head=HEAD),
     "xclr": XCLRConfig(head=HEAD),
     "xclr-relation": XCLRConfig(head=HEAD),
     "cacr": CACRConfig(head=HEAD),
@@ -118,9 +122,10 @@ METHODS = {
     "bregman": BregmanConfig(networks=6, hidden=4, dropout=0.0, head=HEAD),
     "learnt-temperature": LearntTemperatureConfig(),
     "adversarial": AdversarialConfig(attack=Attack(0.05, 2, 0.03), head=HEAD),
-    "adversarial-similarity": AdversarialConfig(
-        attack=Attack(0.05, 1, 0.03), false_negatives="similarity", false_negative_share=0.3, head=HEAD
-    ),
+    "adversarial-similarity": AdversarialConfig(attack=Attack(0.05, 1, 0.03), false_negatives=NEAREST, head=HEAD),
+    "simclr-eliminating": SimCLRConfig(false_negatives=NEAREST, head=HEAD),
+    "simclr-composed-relation": SimCLRConfig(decoupled=True, false_negatives=NEAREST, head=HEAD),
+    "moco-composed-relation": MoCoConfig(queue_size=20, decoupled=True, false_negatives=NEAREST, head=HEAD),
 }
 
 
@@ -128,7 +133,7 @@ def method_of(name: str) -> Method:
     """Return a method in float64 around an encoder that treats each sample by itself."""
     torch.manual_seed(0)
     encoder = SmallConvConfig(width=4, depth=2, norm="group", pool="flatten", feature_dim=8)
-    relation = RELATION.build(DigitsConfig().load().train) if name == "xclr-relation" else None
+    relation = RELATION.build(DigitsConfig().load().train) if name.endswith("-relation") else None
     method = METHODS[name].build(encoder.build(channels=1, image_size=(8, 8)), relation=relation)
     source = DigitsConfig().load().train
     method.begin(
