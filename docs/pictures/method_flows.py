@@ -147,6 +147,14 @@ FLOWS = {
         labels ~> ESupCon
         prototypes -> ESupCon
     """,
+    "eps-sup": """
+        view 1 -> encoder -> head -> eps-SupInfoNCE -> loss
+        view 2 -> encoder
+        encoder -> FairKL -> loss
+        bias labels ~> FairKL
+        labels ~> FairKL
+        labels ~> eps-SupInfoNCE
+    """,
     "xclr": """
         view 1 -> encoder -> head -> X-CLR
         view 2 -> encoder

@@ -16,6 +16,7 @@ from kinfolk import distributed
 from kinfolk.compare.plan import PlannedReference, PlannedRun, status
 from kinfolk.evals import FeatureCache
 from kinfolk.train import Run, fit, load_encoder, to_yaml
+from kinfolk.train.calibration import load_classifier
 from kinfolk.train.evaluation import measure, write_evaluation
 from kinfolk.train.files import write_text
 from kinfolk.train.processes import from_first_rank, on_first_rank
@@ -57,7 +58,8 @@ def perform(task: Task) -> None:
 def _measure_again(run: PlannedRun) -> None:
     """Evaluate a trained encoder by the protocols that are asked for now; the config follows when that is done."""
     there = Run(run.folder)
-    found = measure(run.config, load_encoder(there), run.config.load(), cache=FeatureCache())
+    classifier = load_classifier(there, run.config)
+    found = measure(run.config, load_encoder(there), run.config.load(), cache=FeatureCache(), classifier=classifier)
     write_evaluation(there.evals_file, found)
     write_text(there.config_file, to_yaml(run.config))
 

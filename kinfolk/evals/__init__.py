@@ -34,6 +34,7 @@ from kinfolk.evals.linear_probe import LinearProbe as LinearProbe
 from kinfolk.evals.open_world import OpenWorld as OpenWorld
 from kinfolk.evals.open_world import OpenWorldAccuracy as OpenWorldAccuracy
 from kinfolk.evals.open_world import open_world_accuracy as open_world_accuracy
+from kinfolk.evals.own_classifier import OwnClassifier as OwnClassifier
 from kinfolk.evals.pgd import PGD as PGD
 from kinfolk.evals.protocol import Evaluator as Evaluator
 from kinfolk.evals.protocol import FeatureEvaluator as FeatureEvaluator
@@ -76,6 +77,7 @@ __all__ = [
     "Measurement",
     "OpenWorld",
     "OpenWorldAccuracy",
+    "OwnClassifier",
     "RawPixels",
     "Record",
     "Retrieval",

@@ -19,6 +19,7 @@ from kinfolk.evals.graph_agreement import GraphAgreement
 from kinfolk.evals.knn import KNN
 from kinfolk.evals.linear_probe import LinearProbe
 from kinfolk.evals.open_world import OpenWorld
+from kinfolk.evals.own_classifier import OwnClassifier
 from kinfolk.evals.pgd import PGD
 from kinfolk.evals.protocol import FeatureEvaluator, SubjectEvaluator
 from kinfolk.evals.retrieval import Retrieval
@@ -39,6 +40,7 @@ Protocol = Literal[
     "geometry",
     "graph_agreement",
     "calibration",
+    "own_classifier",
     "shot_accuracy",
     "bias_accuracy",
     "pgd",
@@ -66,6 +68,7 @@ class EvaluationConfig:
         geometry: diagnostics of how features lie on the sphere.
         graph_agreement: rank correlation with a target graph.
         calibration: expected calibration error, before and after temperature scaling.
+        own_classifier: the classifier of a method that learns one: accuracy, shots, calibration.
         shot_accuracy: many, medium and few shots, for imbalanced sets.
         bias_accuracy: bias-aligned against bias-conflicting, for sources with bias labels.
         pgd: adversarial robustness.
@@ -99,6 +102,7 @@ class EvaluationConfig:
     geometry: Geometry = field(default_factory=Geometry)
     graph_agreement: GraphAgreement = field(default_factory=GraphAgreement)
     calibration: Calibration = field(default_factory=Calibration)
+    own_classifier: OwnClassifier = field(default_factory=OwnClassifier)
     shot_accuracy: ShotAccuracy = field(default_factory=ShotAccuracy)
     bias_accuracy: BiasAccuracy = field(default_factory=BiasAccuracy)
     pgd: PGD = field(default_factory=PGD)

@@ -37,6 +37,7 @@ class Subject:
         batch_size: images per forward pass.
         device: where to compute; None stays where the encoder is.
         cache: features on disk; None keeps nothing.
+        classifier_module: what training made to tell classes apart, from images to logits; None where it made none.
 
     Example:
         >>> from kinfolk.data import ArraySource
@@ -57,6 +58,7 @@ class Subject:
     batch_size: int = 256
     device: torch.device | str | None = None
     cache: FeatureCache | None = None
+    classifier_module: nn.Module | None = None
 
     @classmethod
     def of(
@@ -71,13 +73,15 @@ class Subject:
         batch_size: int = 256,
         device: torch.device | str | None = None,
         cache: FeatureCache | None = None,
+        classifier: nn.Module | None = None,
     ) -> Subject:
         """Extract the features of both sources and put everything together; without view pairs."""
         features = FeatureSplits(
             extract(encoder, train, batch_size=batch_size, device=device, cache=cache),
             extract(encoder, test, batch_size=batch_size, device=device, cache=cache),
         )
-        return cls(name, encoder, features, train, test, pretraining or train, view_maker, batch_size, device, cache)
+        seen = pretraining or train
+        return cls(name, encoder, features, train, test, seen, view_maker, batch_size, device, cache, classifier)
 
     def extract(self, source: Source) -> Features:
         """Encode other images, such as corrupted ones; they are not kept on disk."""

@@ -13,6 +13,8 @@ from kinfolk.methods.contrast import QueueContrast as QueueContrast
 from kinfolk.methods.contrast import ViewContrast as ViewContrast
 from kinfolk.methods.e_sup_con import ESupCon as ESupCon
 from kinfolk.methods.e_sup_con import ESupConConfig as ESupConConfig
+from kinfolk.methods.eps_sup import EpsSup as EpsSup
+from kinfolk.methods.eps_sup import EpsSupConfig as EpsSupConfig
 from kinfolk.methods.false_negatives import FalseNegatives as FalseNegatives
 from kinfolk.methods.false_negatives import FalseNegativesConfig as FalseNegativesConfig
 from kinfolk.methods.fine_tune import FineTune as FineTune
@@ -65,6 +67,8 @@ __all__ = [
     "ClassesConfig",
     "ESupCon",
     "ESupConConfig",
+    "EpsSup",
+    "EpsSupConfig",
     "FNCConfig",
     "FalseNegatives",
     "FalseNegativesConfig",

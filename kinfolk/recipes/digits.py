@@ -10,12 +10,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from kinfolk.data import ClassTableConfig, DigitsConfig
+from kinfolk.data.derived import ColouredConfig
 from kinfolk.data.views import MultiViewsConfig, digits_views
 from kinfolk.evals import KNN, EvaluationConfig
 from kinfolk.methods import (
     AdversarialConfig,
     BregmanConfig,
     CACRConfig,
+    EpsSupConfig,
     ESupConConfig,
     FNCConfig,
     IFNDConfig,
@@ -55,6 +57,26 @@ def supcon(*, moved: bool = False) -> TrainConfig:
 def e_sup_con(*, moved: bool = False) -> TrainConfig:
     """ESupCon with all labels: SupCon with a classifier learnt beside it."""
     return _digits(ESupConConfig(temperature=0.1), moved=moved)
+
+
+def eps_sup(*, moved: bool = False) -> TrainConfig:
+    """eps-SupInfoNCE with all labels: SupCon in which positives do not push one another, with a margin."""
+    return _digits(EpsSupConfig(temperature=0.1), moved=moved)
+
+
+def fair_kl(*, moved: bool = False) -> TrainConfig:
+    """FairKL and eps-SupInfoNCE on digits whose background goes with the class, and with nothing in the test part.
+
+    A share of 0.95, where 0.99 is usual: that would leave one digit of each class with another's background.
+    """
+    config = _digits(EpsSupConfig(temperature=0.1, fair_weight=1.0), moved=moved)
+    return replace(
+        config,
+        name=config.name.replace("eps-sup", "fair-kl"),
+        derived=(ColouredConfig(rho=0.95),),
+        views=replace(digits_views(), padding="border"),
+        evaluation=replace(config.evaluation, protocols=(*config.evaluation.protocols, "bias_accuracy")),
+    )
 
 
 def xclr(*, moved: bool = False) -> TrainConfig:
@@ -150,6 +172,8 @@ METHODS: dict[str, Callable[..., TrainConfig]] = {
     "moco": moco,
     "supcon": supcon,
     "esupcon": e_sup_con,
+    "eps-sup": eps_sup,
+    "fair-kl": fair_kl,
     "xclr": xclr,
     "cacr": cacr,
     "adversarial": adversarial,

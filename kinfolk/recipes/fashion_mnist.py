@@ -9,12 +9,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from kinfolk.data import ClassTableConfig, FashionMNISTConfig
+from kinfolk.data.derived import ColouredConfig
 from kinfolk.data.views import MultiViewsConfig, ViewsConfig, fashion_views
 from kinfolk.evals import EvaluationConfig
 from kinfolk.methods import (
     AdversarialConfig,
     BregmanConfig,
     CACRConfig,
+    EpsSupConfig,
     ESupConConfig,
     FNCConfig,
     IFNDConfig,
@@ -54,6 +56,26 @@ def supcon() -> TrainConfig:
 def e_sup_con() -> TrainConfig:
     """ESupCon with all labels: SupCon with a classifier learnt beside it."""
     return _fashion_mnist(ESupConConfig(temperature=0.2))
+
+
+def eps_sup() -> TrainConfig:
+    """eps-SupInfoNCE with all labels: SupCon in which positives do not push one another, with a margin."""
+    return _fashion_mnist(EpsSupConfig(temperature=0.2))
+
+
+def fair_kl() -> TrainConfig:
+    """FairKL and eps-SupInfoNCE where the background's colour goes with the class, and with nothing in the test part.
+
+    The views leave the hue alone, since it is the bias that training has to cope with.
+    """
+    config = _fashion_mnist(EpsSupConfig(temperature=0.2, fair_weight=1.0))
+    return replace(
+        config,
+        name="fair-kl-fashion-mnist",
+        derived=(ColouredConfig(rho=0.99),),
+        views=replace(fashion_views(), padding="border"),
+        evaluation=replace(config.evaluation, protocols=(*config.evaluation.protocols, "bias_accuracy")),
+    )
 
 
 def xclr() -> TrainConfig:
@@ -148,6 +170,8 @@ METHODS: dict[str, Callable[..., TrainConfig]] = {
     "moco": moco,
     "supcon": supcon,
     "esupcon": e_sup_con,
+    "eps-sup": eps_sup,
+    "fair-kl": fair_kl,
     "xclr": xclr,
     "cacr": cacr,
     "adversarial": adversarial,

@@ -17,10 +17,12 @@ from kinfolk.data.views import (
     multi_crop_views,
     relic_views,
     simclr_photo_views,
+    supcon_views,
 )
 from kinfolk.methods import (
     BregmanConfig,
     CACRConfig,
+    EpsSupConfig,
     FNCConfig,
     IFNDConfig,
     InterCLRConfig,
@@ -192,6 +194,16 @@ def bregman() -> TrainConfig:
     return _imagenet(method, views=simclr_photo_views(size=SIZE), batch_size=800, optimizer=optimizer)
 
 
+def eps_sup() -> TrainConfig:
+    """eps-SupInfoNCE with the settings for ImageNet-100, which its authors trained on: batch 256, rate 0.05.
+
+    ``--data DIR`` may name a folder with those 100 classes alone. How long they trained there is not known; 200 epochs.
+    """
+    method = EpsSupConfig(temperature=0.1, epsilon=0.25)
+    optimizer = SGDConfig(learning_rate=0.05, weight_decay=1e-4)
+    return _imagenet(method, views=supcon_views(size=SIZE), optimizer=optimizer)
+
+
 def _imagenet(
     method: MethodConfig,
     *,
@@ -229,5 +241,6 @@ METHODS: dict[str, Callable[..., TrainConfig]] = {
     "relic": relic,
     "renyi-cl": renyi_cl,
     "bregman": bregman,
+    "eps-sup": eps_sup,
 }
 """The recipes of this file by the name of their method."""

@@ -1,5 +1,6 @@
 """Training: a complete config, one straight-line loop, runs that are folders."""
 
+from kinfolk.train.calibration import calibrate as calibrate
 from kinfolk.train.checkpoint import checkpoints as checkpoints
 from kinfolk.train.config import DerivedConfig as DerivedConfig
 from kinfolk.train.config import EncoderConfig as EncoderConfig
@@ -48,6 +49,7 @@ __all__ = [
     "SourceConfig",
     "TrainConfig",
     "cached_backward",
+    "calibrate",
     "checkpoints",
     "cosine_schedule",
     "embed_run",

@@ -42,6 +42,7 @@ from kinfolk.methods import (
     BregmanConfig,
     CACRConfig,
     CMCConfig,
+    EpsSupConfig,
     ESupConConfig,
     FineTuneConfig,
     FNCConfig,
@@ -117,6 +118,7 @@ MethodConfig = (
     | InterCLRConfig
     | FineTuneConfig
     | ESupConConfig
+    | EpsSupConfig
 )
 OptimizerConfig = AdamWConfig | SGDConfig | LARSConfig
 

@@ -16,6 +16,7 @@ from kinfolk.data.sources.table import TableSource
 from kinfolk.data.views.groups import of_whole_images
 from kinfolk.data.views.table import make_views
 from kinfolk.evals import Evaluation, EvaluationConfig, FeatureCache, Record, evaluate, extract
+from kinfolk.train.calibration import load_classifier
 from kinfolk.train.config import SourceConfig, TrainConfig, load_config
 from kinfolk.train.device import resolve_device
 from kinfolk.train.files import atomic_path, write_text
@@ -50,7 +51,7 @@ def evaluate_run(
         config = replace(config, evaluation=evaluation)
     splits = config.load() if source is None else _load_other(config, source)
     _check_channels(run, splits)
-    found = measure(config, encoder, splits, cache=cache)
+    found = measure(config, encoder, splits, cache=cache, classifier=load_classifier(run, config))
     file = Run(folder).evals_file if source is None else folder / f"evals-{source.kind}.json"
     kept = [] if evaluation is None else _of_other_protocols(file, found)
     write_evaluation(file, Evaluation([*kept, *found.records], found.notes))
@@ -58,9 +59,17 @@ def evaluate_run(
 
 
 def measure(
-    config: TrainConfig, encoder: nn.Module | None, splits: Splits, *, cache: FeatureCache | None = None
+    config: TrainConfig,
+    encoder: nn.Module | None,
+    splits: Splits,
+    *,
+    cache: FeatureCache | None = None,
+    classifier: nn.Module | None = None,
 ) -> Evaluation:
-    """Run the config's protocols on an encoder and the baselines; the untrained one has the run's initial weights."""
+    """Run the config's protocols on an encoder and the baselines; the untrained one has the run's initial weights.
+
+    `classifier` is what the method learnt to tell classes apart, from images to logits; see `load_classifier`.
+    """
     return evaluate(
         encoder,
         splits,
@@ -70,6 +79,7 @@ def measure(
         labels_used=labels_used(config),
         device=resolve_device(config.device),
         cache=cache,
+        classifier=classifier,
     )
 
 

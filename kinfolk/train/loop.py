@@ -18,6 +18,7 @@ from kinfolk.data.views.table import make_views
 from kinfolk.evals import FeatureCache
 from kinfolk.nn import encoder_dim, synchronise_batch_norm
 from kinfolk.train.batches import Length, make_batch, make_sampler, training_length, views_per_step
+from kinfolk.train.calibration import load_classifier
 from kinfolk.train.card import write_card
 from kinfolk.train.checkpoint import Position, checkpoints, restore_checkpoint, save_checkpoint, seed_everything
 from kinfolk.train.config import TrainConfig
@@ -215,7 +216,8 @@ def _finish(
     )
     export_encoder(run, encoder, description)
     begun = time.perf_counter()
-    found = measure(config, load_encoder(run), splits, cache=FeatureCache())
+    classifier = load_classifier(run.folder, config)
+    found = measure(config, load_encoder(run), splits, cache=FeatureCache(), classifier=classifier)
     facts = {**facts, "evaluation_seconds": round(time.perf_counter() - begun, 1)}
     write_evaluation(run.evals_file, found)
     for record in found.records:

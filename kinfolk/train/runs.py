@@ -184,8 +184,8 @@ def build_method(
     built = method.build(build_encoder(config, source) if encoder is None else encoder, relation=relation)
     if relation is not None and built.relation is None:
         raise ValueError(
-            f"the method {method.kind} learns from no relation, and the config has one: leave it out (--relation none), or take "
-            "a method that does, such as xclr, simclr or moco."
+            f"the method {method.kind} learns from no relation, and the config has one: leave it out "
+            "(--relation none), or take a method that does, such as xclr, simclr or moco."
         )
     if length is None:
         length = training_length(config, make_sampler(config, source, rank=0, world_size=1))

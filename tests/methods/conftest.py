@@ -14,6 +14,7 @@ from kinfolk.methods import (
     AdversarialConfig,
     BregmanConfig,
     CACRConfig,
+    EpsSupConfig,
     ESupConConfig,
     FalseNegativesConfig,
     FNCConfig,
@@ -45,6 +46,8 @@ CONFIGS = {
     ),
     "supcon": SupConConfig(head=_HEAD),
     "esupcon": ESupConConfig(classes=10, head=_HEAD),
+    "eps-sup": EpsSupConfig(head=_HEAD),
+    "fair-kl": EpsSupConfig(loss="con", form="in", fair_weight=0.5, fair_form="moments", head=_HEAD),
     "xclr": XCLRConfig(head=_HEAD),
     "cacr": CACRConfig(),
     "cacr-queue": CACRConfig(queue_size=160, batch_norm_splits=4, head=_HEAD),
@@ -71,7 +74,7 @@ def source():
 
 @pytest.fixture(scope="session")
 def digits(source):
-    """Return `batch(step, views=2, n=64)`: augmented views of digits with ids, labels and a side embedding."""
+    """Return `batch(step, views=2, n=64)`: augmented views of digits with ids, labels, a bias and a side embedding."""
 
     def batch(step: int, *, views: int = 2, n: int = 64) -> dict:
         chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(step))[:n]
@@ -79,7 +82,8 @@ def digits(source):
         maker = ViewMaker(ViewsConfig(count=views, rotation=15, shift=0.1, zoom=(0.8, 1.2)), seed=0)
         side = F.one_hot(data["labels"], 10).float()
         shown = maker(data["images"], data["ids"], epoch=step)
-        return {"views": shown, "ids": data["ids"], "labels": data["labels"], "text_embedding": side}
+        known = {"ids": data["ids"], "labels": data["labels"], "bias_labels": data["ids"] % 3}
+        return {"views": shown, **known, "text_embedding": side}
 
     return batch
 

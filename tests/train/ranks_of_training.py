@@ -30,6 +30,7 @@ from kinfolk.methods import (
     BregmanConfig,
     CACRConfig,
     CMCConfig,
+    EpsSupConfig,
     ESupConConfig,
     FalseNegativesConfig,
     FNCConfig,
@@ -105,6 +106,8 @@ METHODS = {
     "moco-symmetric": MoCoConfig(queue_size=20, symmetric=True, head=HEAD),
     "supcon": SupConConfig(head=HEAD),
     "esupcon": ESupConConfig(classes=10, head=HEAD),
+    "eps-sup": EpsSupConfig(head=HEAD),
+    "fair-kl": EpsSupConfig(loss="con", fair_weight=0.5, head=HEAD),
     "xclr": XCLRConfig(head=HEAD),
     "xclr-relation": XCLRConfig(head=HEAD),
     "cacr": CACRConfig(head=HEAD),
@@ -155,7 +158,8 @@ def batch_of(name: str, step: int, *, n: int = 14) -> dict[str, Any]:
         for _ in range(3 if name in ("cacr", "cacr-queue", "relic", "fnc") else 2)
     ]
     side = torch.randn(n, 3, generator=generator).double()
-    return {"views": views, "ids": data["ids"], "labels": data["labels"], "text_embedding": side}
+    known = {"ids": data["ids"], "labels": data["labels"], "bias_labels": data["ids"] % 3}
+    return {"views": views, **known, "text_embedding": side}
 
 
 def share_of(batch: Any, sizes: Sequence[int], rank: int) -> Any:
