@@ -32,6 +32,10 @@ from kinfolk.methods.moco import MoCoConfig as MoCoConfig
 from kinfolk.methods.momentum import MomentumConfig as MomentumConfig
 from kinfolk.methods.nnclr import NNCLR as NNCLR
 from kinfolk.methods.nnclr import NNCLRConfig as NNCLRConfig
+from kinfolk.methods.paco import GPaCo as GPaCo
+from kinfolk.methods.paco import GPaCoConfig as GPaCoConfig
+from kinfolk.methods.paco import PaCo as PaCo
+from kinfolk.methods.paco import PaCoConfig as PaCoConfig
 from kinfolk.methods.plan import TrainingPlan as TrainingPlan
 from kinfolk.methods.predicting import ClassCountsConfig as ClassCountsConfig
 from kinfolk.methods.predicting import ClassesConfig as ClassesConfig
@@ -40,6 +44,8 @@ from kinfolk.methods.relic import ReLIC as ReLIC
 from kinfolk.methods.relic import ReLICConfig as ReLICConfig
 from kinfolk.methods.renyi_cl import RenyiCL as RenyiCL
 from kinfolk.methods.renyi_cl import RenyiCLConfig as RenyiCLConfig
+from kinfolk.methods.rescom import ResCom as ResCom
+from kinfolk.methods.rescom import ResComConfig as ResComConfig
 from kinfolk.methods.sce import SCE as SCE
 from kinfolk.methods.sce import SCEConfig as SCEConfig
 from kinfolk.methods.simclr import SimCLR as SimCLR
@@ -74,6 +80,8 @@ __all__ = [
     "FalseNegativesConfig",
     "FineTune",
     "FineTuneConfig",
+    "GPaCo",
+    "GPaCoConfig",
     "IFNDConfig",
     "InterCLR",
     "InterCLRConfig",
@@ -84,12 +92,16 @@ __all__ = [
     "MoCoConfig",
     "MomentumConfig",
     "NNCLRConfig",
+    "PaCo",
+    "PaCoConfig",
     "PredictingMethod",
     "QueueContrast",
     "ReLIC",
     "ReLICConfig",
     "RenyiCL",
     "RenyiCLConfig",
+    "ResCom",
+    "ResComConfig",
     "SCEConfig",
     "SimCLR",
     "SimCLRConfig",

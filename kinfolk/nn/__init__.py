@@ -9,6 +9,7 @@ from kinfolk.nn.attack import pgd_attack as pgd_attack
 from kinfolk.nn.attack import worst_in_ball as worst_in_ball
 from kinfolk.nn.branches import ColourBranches as ColourBranches
 from kinfolk.nn.branches import ColourBranchesConfig as ColourBranchesConfig
+from kinfolk.nn.class_queue import ClassQueue as ClassQueue
 from kinfolk.nn.clusters import SphericalClusters as SphericalClusters
 from kinfolk.nn.clusters import spherical_k_means as spherical_k_means
 from kinfolk.nn.ema import EMATwin as EMATwin
@@ -45,6 +46,7 @@ __all__ = [
     "AdaptedEncoder",
     "Attack",
     "Attacked",
+    "ClassQueue",
     "ColourBranches",
     "ColourBranchesConfig",
     "EMATwin",

@@ -46,13 +46,16 @@ from kinfolk.methods import (
     ESupConConfig,
     FineTuneConfig,
     FNCConfig,
+    GPaCoConfig,
     IFNDConfig,
     InterCLRConfig,
     MoCHiConfig,
     MoCoConfig,
     NNCLRConfig,
+    PaCoConfig,
     ReLICConfig,
     RenyiCLConfig,
+    ResComConfig,
     SCEConfig,
     SimCLRConfig,
     SupConConfig,
@@ -119,6 +122,9 @@ MethodConfig = (
     | FineTuneConfig
     | ESupConConfig
     | EpsSupConfig
+    | ResComConfig
+    | PaCoConfig
+    | GPaCoConfig
 )
 OptimizerConfig = AdamWConfig | SGDConfig | LARSConfig
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rank_cases import CASES, LOCAL, PARTITIONS, Batch, Model, joined_batch, part, ways
+from rank_cases import CASES, LOCAL, PARTITIONS, Batch, Model, cases, joined_batch, part, ways
 from rank_worker import gradient, key
 from torch import Tensor
 
@@ -75,7 +75,7 @@ def rows(world: int, answers: Answers) -> list[Row]:
     """One row per case, partition and way of gathering."""
     return [
         Row.of(name, partition, gather, answers[0][key(name, partition, gather)])
-        for name in CASES
+        for name in cases(world)
         for partition in PARTITIONS[world]
         for gather in ways(name)
     ]

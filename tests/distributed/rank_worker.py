@@ -20,7 +20,7 @@ import torch
 import torch._dynamo  # torch would import these two in every process
 import torch.distributed as dist
 import torch.distributed.fsdp
-from rank_cases import CASES, LOCAL, PARTITIONS, Batch, Model, joined_batch, part, ways
+from rank_cases import LOCAL, PARTITIONS, Batch, Model, cases, joined_batch, part, ways
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -70,7 +70,7 @@ def measure_more(model: DistributedDataParallel, batch: Batch, gather: Any) -> F
 
 def battery(rank: int, world: int) -> Found:
     found = {}
-    for name, case in CASES.items():
+    for name, case in cases(world).items():
         model = distributed(Model(case))
         for number, (partition, sizes) in enumerate(PARTITIONS[world].items()):
             batch = part(joined_batch(), sizes, rank)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from rank_cases import CASES, LOCAL, PARTITIONS, RING, classes_without_a_case, ways
+from rank_cases import CASES, LOCAL, PARTITIONS, RING, cases, classes_without_a_case, ways
 from rank_table import Row, in_joined_order, joined, local_mean, table
 from rank_worker import key
 
@@ -26,7 +26,7 @@ GRID = [
         id=f"{world}ranks-{name}-{partition}-{'ring' if gather == 'ring' else 'gathered'}",
     )
     for world, partitions in PARTITIONS.items()
-    for name in CASES
+    for name in cases(world)
     for partition in partitions
     for gather in ways(name)
 ]
@@ -43,6 +43,11 @@ def same(got: torch.Tensor, expected: torch.Tensor, what: str) -> None:
 
 def test_every_loss_has_a_row_in_the_table() -> None:
     assert classes_without_a_case(losses, CASES) == set()
+
+
+def test_four_ranks_run_every_loss_and_every_ring() -> None:
+    assert classes_without_a_case(losses, cases(4)) == set()
+    assert set(RING) <= cases(4).keys() < cases(2).keys()
 
 
 def test_missing_row_is_noticed() -> None:
@@ -84,8 +89,10 @@ def test_a_gradient_of_another_size_is_noticed(factor: float, answers: Answers) 
     assert not abs(Row.of("NTXent", "equal", True, wrong).ratio - 1) < EXACT
 
 
-@WORLDS
-@EVERY
+@pytest.mark.parametrize(
+    ("world", "name"),
+    [pytest.param(world, name, id=f"{world}ranks-{name}") for world in PARTITIONS for name in cases(world)],
+)
 def test_other_reductions_and_a_step_of_sgd(world: int, name: str, answers: Answers) -> None:
     partition, expected = list(PARTITIONS[world])[-1], joined(name)
     for gather in ways(name):

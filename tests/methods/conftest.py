@@ -18,13 +18,16 @@ from kinfolk.methods import (
     ESupConConfig,
     FalseNegativesConfig,
     FNCConfig,
+    GPaCoConfig,
     IFNDConfig,
     InterCLRConfig,
     MoCHiConfig,
     MoCoConfig,
     NNCLRConfig,
+    PaCoConfig,
     ReLICConfig,
     RenyiCLConfig,
+    ResComConfig,
     SCEConfig,
     SimCLRConfig,
     SupConConfig,
@@ -35,6 +38,7 @@ from kinfolk.nn import Attack, HeadConfig, SmallConvConfig
 
 _HEAD = HeadConfig(hidden=32, out_dim=16)
 _NORMED = HeadConfig(hidden=32, out_dim=16, norm="batch")
+_COUNTED = {"classes": 10, "class_counts": (150,) * 5 + (120,) * 5}
 _NEAREST = FalseNegativesConfig(detector="similarity", share=0.1, start=0.1)
 CONFIGS = {
     "simclr": SimCLRConfig(head=_NORMED),
@@ -48,6 +52,9 @@ CONFIGS = {
     "esupcon": ESupConConfig(classes=10, head=_HEAD),
     "eps-sup": EpsSupConfig(head=_HEAD),
     "fair-kl": EpsSupConfig(loss="con", form="in", fair_weight=0.5, fair_form="moments", head=_HEAD),
+    "rescom": ResComConfig(**_COUNTED, negatives=8, queue_per_class=4, head=_NORMED),
+    "paco": PaCoConfig(**_COUNTED, queue_size=160, momentum=0.99, batch_norm_splits=4, head=_HEAD),
+    "gpaco": GPaCoConfig(**_COUNTED, queue_size=160, head=HeadConfig(hidden=32, out_dim=16, layers=3)),
     "xclr": XCLRConfig(head=_HEAD),
     "cacr": CACRConfig(),
     "cacr-queue": CACRConfig(queue_size=160, batch_norm_splits=4, head=_HEAD),

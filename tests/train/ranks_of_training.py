@@ -34,6 +34,7 @@ from kinfolk.methods import (
     ESupConConfig,
     FalseNegativesConfig,
     FNCConfig,
+    GPaCoConfig,
     IFNDConfig,
     InterCLRConfig,
     Method,
@@ -41,8 +42,10 @@ from kinfolk.methods import (
     MoCo,
     MoCoConfig,
     NNCLRConfig,
+    PaCoConfig,
     ReLICConfig,
     RenyiCLConfig,
+    ResComConfig,
     SCEConfig,
     SimCLRConfig,
     SupConConfig,
@@ -100,6 +103,7 @@ class TwoBranchesConfig:
 
 
 NEAREST = FalseNegativesConfig(detector="similarity", share=0.3, start=0.0)
+COUNTED: dict[str, Any] = {"classes": 10, "class_counts": (90,) * 3 + (9,) * 7}
 METHODS = {
     "simclr": SimCLRConfig(head=HEAD),
     "moco": MoCoConfig(queue_size=20, head=HEAD),
@@ -108,6 +112,9 @@ METHODS = {
     "esupcon": ESupConConfig(classes=10, head=HEAD),
     "eps-sup": EpsSupConfig(head=HEAD),
     "fair-kl": EpsSupConfig(loss="con", fair_weight=0.5, head=HEAD),
+    "rescom": ResComConfig(**COUNTED, queue_per_class=2, head=HEAD),
+    "paco": PaCoConfig(**COUNTED, queue_size=20, momentum=0.8, head=HEAD),
+    "gpaco": GPaCoConfig(**COUNTED, queue_size=20, head=HEAD),
     "xclr": XCLRConfig(head=HEAD),
     "xclr-relation": XCLRConfig(head=HEAD),
     "cacr": CACRConfig(head=HEAD),

@@ -37,6 +37,17 @@ RING: list[str] = [name for family in _FAMILIES for name in getattr(family, "RIN
 """Rows whose keys may visit, ``gather="ring"``."""
 
 
+def cases(world: int) -> dict[str, Case]:
+    """The rows that so many ranks run: all, and on four, which have to share few cores, one of every loss.
+
+    Rows whose keys may visit run on four ranks too: a ring of two is no ring.
+    """
+    if world < 4:
+        return CASES
+    first = {case.build: name for name, case in reversed(CASES.items())}
+    return {name: case for name, case in CASES.items() if name in RING or name == first[case.build]}
+
+
 def ways(name: str) -> list[Any]:
     """The values of ``gather`` that a case is tried with."""
     return [True, "ring"] if name in RING else [True]

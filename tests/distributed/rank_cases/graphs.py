@@ -25,13 +25,15 @@ def _graph(
     graph: Callable[[Batch], Any],
     mask: Callable[[Batch], Any] = lambda batch: None,
     *,
+    target_mask: Callable[[Batch], Any] = lambda batch: None,
     ids: bool = False,
     itself: bool = False,
 ) -> Case:
     def run(z: list[Tensor], batch: Batch, tau: Tensor, **options: Any) -> Tensor:
         loss = losses.GraphContrastiveLoss(temperature=tau, **options)
         keys = z[0] if itself else z[1]
-        return loss(z[0], keys, graph(batch), mask=mask(batch), ids=batch["ids"] if ids else None)
+        masks = {"mask": mask(batch), "target_mask": target_mask(batch)}
+        return loss(z[0], keys, graph(batch), ids=batch["ids"] if ids else None, **masks)
 
     return Case(losses.GraphContrastiveLoss, run)
 
@@ -81,6 +83,9 @@ CASES = {
     "GraphContrastive classes, self": _graph(_classes, _others, itself=True),
     "GraphContrastive kernel": _graph(_kernel),
     "GraphContrastive kernel, self": _graph(_kernel, _others, itself=True),
+    "GraphContrastive kernel, decoupled": _graph(
+        _kernel, lambda batch: PairMask.exclude(batch["ids"], batch["ids"]), target_mask=_others, itself=True
+    ),
     "GraphContrastive mixture": _graph(_mixture),
     "GraphContrastive mixture, self": _graph(_mixture, _others, itself=True),
     "GraphContrastive sparse by id": _graph(_sparse_by_id, ids=True),

@@ -18,15 +18,21 @@ def _queue(build: type[nn.Module], **fixed: Any) -> Case:
     return Case(build, run)
 
 
-def _infonce(exclude: Callable[[Batch], Any]) -> Case:
+def _excluding(build: type[nn.Module], exclude: Callable[[Batch], Any], **fixed: Any) -> Case:
     def run(z: list[Tensor], batch: Batch, tau: Tensor, **options: Any) -> Tensor:
-        return losses.InfoNCELoss(temperature=tau, **options)(z[0], z[1], constants()["queue"], exclude=exclude(batch))
+        loss = build(temperature=tau, **fixed, **options)
+        return loss(z[0], z[1], constants()["queue"], exclude=exclude(batch))
 
-    return Case(losses.InfoNCELoss, run)
+    return Case(build, run)
 
 
 def _same_label(batch: Batch) -> tuple[Tensor, Tensor]:
     return batch["labels"], constants()["queue_labels"]
+
+
+def _everything_for_some(batch: Batch) -> Tensor:
+    """Rows of some labels have nothing left, so that ranks count their anchors apart."""
+    return (batch["labels"] % 2 == 0)[:, None].expand(-1, len(constants()["queue"]))
 
 
 def _interclr_listed() -> Case:
@@ -49,9 +55,14 @@ def _nnclr(*, pairs: bool = False, ids: bool = False, **fixed: Any) -> Case:
 
 CASES = {
     "InfoNCE": _queue(losses.InfoNCELoss),
-    "InfoNCE, excluded labels": _infonce(_same_label),
-    "InfoNCE, several clusterings": _infonce(lambda batch: [_same_label(batch), None]),
+    "InfoNCE, excluded labels": _excluding(losses.InfoNCELoss, _same_label),
+    "InfoNCE, several clusterings": _excluding(losses.InfoNCELoss, lambda batch: [_same_label(batch), None]),
     "MoCHi": _queue(losses.MoCHiLoss, hardest=1, mixed=2, query_mixed=0),
+    "InfoNCE decoupled, all excluded for some": _excluding(losses.InfoNCELoss, _everything_for_some, decoupled=True),
+    "MoCHi decoupled, excluded labels": _excluding(
+        losses.MoCHiLoss, _same_label, hardest=1, mixed=2, query_mixed=0, decoupled=True
+    ),
+    "SCE decoupled, excluded labels": _excluding(losses.SCELoss, _same_label, decoupled=True),
     "InterCLR": _queue(losses.InterCLRLoss),
     "InterCLR, listed": _interclr_listed(),
     "SCE": _queue(losses.SCELoss, target_temperature=0.2, coefficient=0.3),
