@@ -39,8 +39,9 @@ def table(name: str, path: Path) -> list[dict[str, str]]:
 def test_losses(tmp_path: Path) -> None:
     """Without the compiled form, whose compilation takes most of the time: NT-Xent's runs among the GPU's parts."""
     installed = ["dense", "pytorch-metric-learning", "lightly", "open_clip", "SupContrast style"]
-    rows = benchmark("losses", tmp_path, "--threads", "1", "--only", *installed)
-    assert {row["loss"] for row in rows} == set(LOSSES)
+    some = ["SupCon", "X-CLR", "CLIP"]
+    rows = benchmark("losses", tmp_path, "--threads", "1", "--losses", *some, "--only", *installed)
+    assert {row["loss"] for row in rows} == set(some) < set(LOSSES)
     check_losses(rows)
 
 
