@@ -155,6 +155,15 @@ FLOWS = {
         labels ~> FairKL
         labels ~> eps-SupInfoNCE
     """,
+    "opencon": """
+        view 1 -> encoder -> head -> OpenCon
+        view 2 -> encoder
+        head -> cosines -> prior -> OpenCon
+        prototypes ~> cosines ~> pseudo-labels ~> OpenCon
+        cosines ~> novelty test ~> OpenCon
+        labels ~> OpenCon
+        pseudo-labels .> prototypes
+    """,
     "xclr": """
         view 1 -> encoder -> head -> X-CLR
         view 2 -> encoder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -169,20 +169,68 @@ def check_comparable(config: ComparisonConfig, runs: Sequence[PlannedRun], steps
 
 
 def differing_fields(config: ComparisonConfig) -> dict[str, dict[str, str]]:
-    """Fields in which contenders differ at the first setting, each with every contender's value as text."""
-    flat = {
-        one.name: flatten(encode(replace(config.run_config(one, config.settings[0], 0), name="")))
-        for one in config.contenders
-    }
-    fields = list(dict.fromkeys(field for values in flat.values() for field in values))
+    """Fields in which contenders differ at the first setting, each with every contender's value as text.
+
+    Parts of different kinds, whose fields would be missing here and there, are one field: kind and settings beside the
+    defaults; of the first contender's kind, those that differ from the first contender's.
+    """
+    configs = {one.name: config.run_config(one, config.settings[0], 0) for one in config.contenders}
+    encoded = {name: encode(replace(one, name="")) for name, one in configs.items()}
+    words: dict[str, dict[str, str]] = {}
+    for part in dict.fromkeys(name for one in encoded.values() for name in one):
+        kinds = {name: one[part].get("kind") for name, one in encoded.items() if isinstance(one[part], dict)}
+        if len(set(kinds.values())) > 1 or 0 < len(kinds) < len(encoded):
+            words[part] = _in_words({name: getattr(one, part) for name, one in configs.items()})
+            for one in encoded.values():
+                del one[part]
+    flat = {name: flatten(one) for name, one in encoded.items()}
+    names = list(dict.fromkeys(field for values in flat.values() for field in values))
     found = {}
-    for field in fields:
+    for field in names:
         if field == "epochs" and config.image_views is not None:  # which then counts for nothing
             continue
         values = {name: values.get(field) for name, values in flat.items()}
         if any(value != next(iter(values.values())) for value in values.values()):
             found[field] = {name: "none" if value is None else str(value) for name, value in values.items()}
+    return words | found
+
+
+def _in_words(parts: Mapping[str, Any]) -> dict[str, str]:
+    """Parts of several kinds as one line each, such as ``mochi temperature=0.2``."""
+    first = next(iter(parts.values()))
+    found = {}
+    for name, part in parts.items():
+        if part is None:
+            found[name] = "none"
+            continue
+        known = first if part is not first and type(part) is type(first) else _made_by_default(type(part))
+        found[name] = " ".join([part.kind, *_told(part, known)])
     return found
+
+
+def _told(part: Any, known: Any) -> list[str]:
+    """The settings of a part that are not those of another one, as ``name=value``; all where there is none."""
+    found = []
+    for one in fields(part):
+        value, usual = getattr(part, one.name), getattr(known, one.name, None)
+        if known is not None and encode(value) == encode(usual):
+            continue
+        if is_dataclass(value):
+            usual = usual if type(usual) is type(value) else _made_by_default(type(value))
+            found += [f"{one.name}.{told}" for told in _told(value, usual)]
+        elif isinstance(value, tuple) and value and all(map(is_dataclass, value)):
+            several = (" ".join([v.kind, *_told(v, _made_by_default(type(v)))]) for v in value)
+            found.append(f"{one.name}=({'; '.join(several)})")
+        else:
+            found.append(f"{one.name}={encode(value)}")
+    return found
+
+
+def _made_by_default(kind: type) -> Any:
+    try:
+        return kind()
+    except TypeError:  # it has settings without a default
+        return None
 
 
 def total_steps(runs: Sequence[PlannedRun]) -> dict[str, int]:

@@ -155,13 +155,27 @@ def test_a_training_set_below_one_batch_is_refused() -> None:
 
 def test_what_differs_between_contenders_is_listed_with_values() -> None:
     found = differing_fields(ComparisonConfig("c", (SIMCLR, with_steps(SUPCON, batch_size=32))))
-    assert found["method.kind"] == {"simclr": "simclr", "supcon": "supcon"}
+    assert {name: text.split()[0] for name, text in found["method"].items()} == {"simclr": "simclr", "supcon": "supcon"}
+    assert not [name for name in found if name.startswith("method.")]
     assert found["batch_size"] == {"simclr": "64", "supcon": "32"}
     assert "encoder.width" not in found
     longer = ComparisonConfig("c", (SIMCLR, with_steps(SUPCON, epochs=9)))
     assert "epochs" in differing_fields(longer)
     assert "epochs" not in differing_fields(replace(longer, image_views=640))
     assert "name" not in found
+
+
+def test_parts_of_other_kinds_are_told_in_one_line() -> None:
+    """Beside the defaults, or beside the first contender's where it is of that kind."""
+    texts = {"one": "simclr temperature=0.5", "two": "simclr temperature=0.7", "three": "moco queue_size=512"}
+    contenders = [replace(SIMCLR, name=n, config=with_field(SIMCLR.config, "method", t)) for n, t in texts.items()]
+    related = [replace(c, config=with_field(c.config, "relation", "labels")) for c in contenders[:1]] + contenders[1:]
+    found = differing_fields(ComparisonConfig("c", tuple(related)))
+    assert found["method"] == texts
+    assert found["relation"] == {"one": "labels", "two": "none", "three": "none"}
+    assert list(found) == ["method", "relation"]
+    alike = differing_fields(ComparisonConfig("c", tuple(contenders[:2])))
+    assert alike == {"method.temperature": {"one": "0.5", "two": "0.7"}}
 
 
 def test_equal_numbers_do_not_differ_however_they_are_written() -> None:
