@@ -156,13 +156,13 @@ FLOWS = {
         labels ~> eps-SupInfoNCE
     """,
     "opencon": """
-        view 1 -> encoder -> head -> OpenCon
+        view 1 -> encoder -> head -> contrast -> loss
         view 2 -> encoder
-        head -> cosines -> prior -> OpenCon
-        prototypes ~> cosines ~> pseudo-labels ~> OpenCon
-        cosines ~> novelty test ~> OpenCon
-        labels ~> OpenCon
-        pseudo-labels .> prototypes
+        head -> cosines -> prior -> loss
+        cosines ~> guess, novelty ~> contrast
+        prototypes ~> cosines
+        labels ~> guess, novelty
+        guess, novelty .> prototypes
     """,
     "xclr": """
         view 1 -> encoder -> head -> X-CLR

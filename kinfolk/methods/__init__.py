@@ -32,6 +32,8 @@ from kinfolk.methods.moco import MoCoConfig as MoCoConfig
 from kinfolk.methods.momentum import MomentumConfig as MomentumConfig
 from kinfolk.methods.nnclr import NNCLR as NNCLR
 from kinfolk.methods.nnclr import NNCLRConfig as NNCLRConfig
+from kinfolk.methods.open_con import OpenCon as OpenCon
+from kinfolk.methods.open_con import OpenConConfig as OpenConConfig
 from kinfolk.methods.paco import GPaCo as GPaCo
 from kinfolk.methods.paco import GPaCoConfig as GPaCoConfig
 from kinfolk.methods.paco import PaCo as PaCo
@@ -92,6 +94,8 @@ __all__ = [
     "MoCoConfig",
     "MomentumConfig",
     "NNCLRConfig",
+    "OpenCon",
+    "OpenConConfig",
     "PaCo",
     "PaCoConfig",
     "PredictingMethod",

@@ -30,6 +30,7 @@ from kinfolk.nn.norms import split_batch_norm as split_batch_norm
 from kinfolk.nn.norms import synchronise_batch_norm as synchronise_batch_norm
 from kinfolk.nn.online_clusters import OnlineClusters as OnlineClusters
 from kinfolk.nn.progress import Progress as Progress
+from kinfolk.nn.prototypes import Prototypes as Prototypes
 from kinfolk.nn.queue import FeatureQueue as FeatureQueue
 from kinfolk.nn.queue import QueueSnapshot as QueueSnapshot
 from kinfolk.nn.resnet import ResNet18 as ResNet18
@@ -60,6 +61,7 @@ __all__ = [
     "OnlineClusters",
     "Progress",
     "ProjectionHead",
+    "Prototypes",
     "QueueSnapshot",
     "ResNet18",
     "ResNet18Config",

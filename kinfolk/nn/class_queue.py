@@ -148,7 +148,7 @@ class ClassQueue(nn.Module):
             raise ValueError(
                 f"a class queue of {self.dim}-d rows takes features [b, {self.dim}], got {tuple(features.shape)}."
             )
-        ids = torch.full_like(labels, -1, dtype=torch.int64) if ids is None else ids
+        ids = torch.full((len(features),), -1) if ids is None else ids
         columns = []
         for name, values in (("ids", ids), ("labels", labels)):
             if values.shape != features.shape[:1]:

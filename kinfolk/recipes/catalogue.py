@@ -11,7 +11,7 @@ from typing import Any
 from kinfolk.data import ColourSpaceViewsConfig, MultiViewsConfig
 from kinfolk.evals import EvaluationConfig
 from kinfolk.nn import ColourBranchesConfig, HeadConfig, ResNet18Config, ResNet50Config, SmallConvConfig
-from kinfolk.recipes import cifar10, digits, emoji, fashion_mnist, fine_tune, imagenet, table
+from kinfolk.recipes import cifar10, cifar100, digits, emoji, fashion_mnist, fine_tune, imagenet, table
 from kinfolk.train import TrainConfig
 
 # Every method on every set of data has its own function, in the data's file; the name of a recipe is METHOD-DATA.
@@ -22,6 +22,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     **{f"{method}-emoji": make for method, make in emoji.METHODS.items()},
     **{f"{method}-table": make for method, make in table.METHODS.items()},
     **{f"{method}-cifar10": make for method, make in cifar10.METHODS.items()},
+    **{f"{method}-cifar100": make for method, make in cifar100.METHODS.items()},
     **{f"{method}-imagenet": make for method, make in imagenet.METHODS.items()},
     "simclr-emoji-hands": emoji.simclr_hands,
     "fine-tune-digits": fine_tune.digits,
@@ -40,7 +41,8 @@ def by_data() -> dict[str, list[str]]:
         >>> by_data()["table"][:2]
         ['simclr', 'supcon']
     """
-    data = ("digits", "digits-moved", "fashion-mnist", "emoji", "emoji-hands", "table", "cifar10", "imagenet")
+    small = ("digits", "digits-moved", "fashion-mnist", "emoji", "emoji-hands", "table")
+    data = (*small, "cifar10", "cifar100", "imagenet")
     found: dict[str, list[str]] = {name: [] for name in data}
     for recipe_name in RECIPES:
         name = max((name for name in data if recipe_name.endswith(f"-{name}")), key=len)

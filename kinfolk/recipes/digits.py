@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from kinfolk.data import ClassTableConfig, DigitsConfig
-from kinfolk.data.derived import ColouredConfig
+from kinfolk.data.derived import ColouredConfig, ImbalancedConfig, OpenWorldConfig
 from kinfolk.data.views import MultiViewsConfig, digits_views
 from kinfolk.evals import KNN, EvaluationConfig
 from kinfolk.methods import (
@@ -20,13 +20,17 @@ from kinfolk.methods import (
     EpsSupConfig,
     ESupConConfig,
     FNCConfig,
+    GPaCoConfig,
     IFNDConfig,
     InterCLRConfig,
     MoCHiConfig,
     MoCoConfig,
     NNCLRConfig,
+    OpenConConfig,
+    PaCoConfig,
     ReLICConfig,
     RenyiCLConfig,
+    ResComConfig,
     SCEConfig,
     SimCLRConfig,
     SupConConfig,
@@ -56,7 +60,9 @@ def supcon(*, moved: bool = False) -> TrainConfig:
 
 def e_sup_con(*, moved: bool = False) -> TrainConfig:
     """ESupCon with all labels: SupCon with a classifier learnt beside it."""
-    return _digits(ESupConConfig(temperature=0.1), moved=moved)
+    config = _digits(ESupConConfig(temperature=0.1), moved=moved)
+    evaluation = replace(config.evaluation, protocols=(*config.evaluation.protocols, "own_classifier"))
+    return replace(config, evaluation=evaluation)
 
 
 def eps_sup(*, moved: bool = False) -> TrainConfig:
@@ -77,6 +83,27 @@ def fair_kl(*, moved: bool = False) -> TrainConfig:
         views=replace(digits_views(), padding="border"),
         evaluation=replace(config.evaluation, protocols=(*config.evaluation.protocols, "bias_accuracy")),
     )
+
+
+def rescom(*, moved: bool = False) -> TrainConfig:
+    """ResCom on long-tailed digits: 143 of the first, 7 of the last."""
+    return _long_tailed(_digits(ResComConfig(temperature=0.1, queue_per_class=4), moved=moved))
+
+
+def paco(*, moved: bool = False) -> TrainConfig:
+    """PaCo on long-tailed digits; the queue is half the set."""
+    return _long_tailed(_digits(PaCoConfig(temperature=0.1, queue_size=256, momentum=0.99), moved=moved))
+
+
+def gpaco(*, moved: bool = False) -> TrainConfig:
+    """GPaCo on long-tailed digits; the queue is half the set."""
+    return _long_tailed(_digits(GPaCoConfig(temperature=0.1, queue_size=256), moved=moved))
+
+
+def open_con(*, moved: bool = False) -> TrainConfig:
+    """OpenCon in an open world: half the samples of the digits 0 to 4 have labels; 5 to 9 are to be found."""
+    config = _digits(OpenConConfig(), moved=moved)
+    return replace(config, derived=(OpenWorldConfig(),), evaluation=EvaluationConfig(protocols=("open_world",)))
 
 
 def xclr(*, moved: bool = False) -> TrainConfig:
@@ -150,6 +177,18 @@ def inter_clr(*, moved: bool = False) -> TrainConfig:
     return _digits(method, moved=moved)
 
 
+def _long_tailed(config: TrainConfig) -> TrainConfig:
+    """Leave 490 digits, the rarest class 7 of them, for as many steps as the others make; a factor of 100 leaves 1."""
+    return replace(
+        config,
+        derived=(ImbalancedConfig(rule="long-tail", factor=20, supervised=True),),
+        evaluation=replace(
+            config.evaluation, protocols=(*config.evaluation.protocols, "own_classifier", "shot_accuracy")
+        ),
+        epochs=config.epochs * 11 // 3,  # an epoch has 3 steps instead of 11
+    )
+
+
 def _digits(method: MethodConfig, *, moved: bool) -> TrainConfig:
     return TrainConfig(
         name=f"{method.kind}-digits" + ("-moved" if moved else ""),
@@ -174,6 +213,10 @@ METHODS: dict[str, Callable[..., TrainConfig]] = {
     "esupcon": e_sup_con,
     "eps-sup": eps_sup,
     "fair-kl": fair_kl,
+    "rescom": rescom,
+    "paco": paco,
+    "gpaco": gpaco,
+    "opencon": open_con,
     "xclr": xclr,
     "cacr": cacr,
     "adversarial": adversarial,

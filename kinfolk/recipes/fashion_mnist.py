@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from kinfolk.data import ClassTableConfig, FashionMNISTConfig
-from kinfolk.data.derived import ColouredConfig
+from kinfolk.data.derived import ColouredConfig, ImbalancedConfig, OpenWorldConfig
 from kinfolk.data.views import MultiViewsConfig, ViewsConfig, fashion_views
 from kinfolk.evals import EvaluationConfig
 from kinfolk.methods import (
@@ -19,13 +19,17 @@ from kinfolk.methods import (
     EpsSupConfig,
     ESupConConfig,
     FNCConfig,
+    GPaCoConfig,
     IFNDConfig,
     InterCLRConfig,
     MoCHiConfig,
     MoCoConfig,
     NNCLRConfig,
+    OpenConConfig,
+    PaCoConfig,
     ReLICConfig,
     RenyiCLConfig,
+    ResComConfig,
     SCEConfig,
     SimCLRConfig,
     SupConConfig,
@@ -55,7 +59,9 @@ def supcon() -> TrainConfig:
 
 def e_sup_con() -> TrainConfig:
     """ESupCon with all labels: SupCon with a classifier learnt beside it."""
-    return _fashion_mnist(ESupConConfig(temperature=0.2))
+    config = _fashion_mnist(ESupConConfig(temperature=0.2))
+    evaluation = replace(config.evaluation, protocols=(*config.evaluation.protocols, "own_classifier"))
+    return replace(config, evaluation=evaluation)
 
 
 def eps_sup() -> TrainConfig:
@@ -76,6 +82,28 @@ def fair_kl() -> TrainConfig:
         views=replace(fashion_views(), padding="border"),
         evaluation=replace(config.evaluation, protocols=(*config.evaluation.protocols, "bias_accuracy")),
     )
+
+
+def rescom() -> TrainConfig:
+    """ResCom on a long tail: 6,000 images of the first class, 60 of the last."""
+    return _long_tailed(_fashion_mnist(ResComConfig(temperature=0.1)))
+
+
+def paco() -> TrainConfig:
+    """PaCo on a long tail."""
+    return _long_tailed(_fashion_mnist(PaCoConfig(temperature=0.2, momentum=0.99)))
+
+
+def gpaco() -> TrainConfig:
+    """GPaCo on a long tail."""
+    return _long_tailed(_fashion_mnist(GPaCoConfig(temperature=0.2)))
+
+
+def open_con() -> TrainConfig:
+    """OpenCon in an open world: half the samples of the first five classes have labels, the other classes none."""
+    config = _fashion_mnist(OpenConConfig())
+    evaluation = replace(config.evaluation, protocols=("open_world",))
+    return replace(config, derived=(OpenWorldConfig(),), evaluation=evaluation)
 
 
 def xclr() -> TrainConfig:
@@ -149,6 +177,19 @@ def inter_clr() -> TrainConfig:
     return _fashion_mnist(InterCLRConfig(temperature=0.2, queue_size=4096, clusters=100))
 
 
+def _long_tailed(config: TrainConfig) -> TrainConfig:
+    """Leave 14,886 images, for as many steps as the others make; probes see no others either."""
+    return replace(
+        config,
+        derived=(ImbalancedConfig(rule="long-tail", factor=100, supervised=True),),
+        evaluation=replace(
+            config.evaluation, protocols=(*config.evaluation.protocols, "own_classifier", "shot_accuracy")
+        ),
+        epochs=config.epochs * 4,  # an epoch has 58 steps instead of 234
+        checkpoint_every_epochs=4,
+    )
+
+
 def _fashion_mnist(method: MethodConfig) -> TrainConfig:
     return TrainConfig(
         name=f"{method.kind}-fashion-mnist",
@@ -172,6 +213,10 @@ METHODS: dict[str, Callable[..., TrainConfig]] = {
     "esupcon": e_sup_con,
     "eps-sup": eps_sup,
     "fair-kl": fair_kl,
+    "rescom": rescom,
+    "paco": paco,
+    "gpaco": gpaco,
+    "opencon": open_con,
     "xclr": xclr,
     "cacr": cacr,
     "adversarial": adversarial,

@@ -9,8 +9,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from kinfolk.data import ImageNetConfig
+from kinfolk.data.derived import OpenWorldConfig
 from kinfolk.data.views import (
     AnyViewsConfig,
+    MultiViewsConfig,
+    ViewsConfig,
     byol_views,
     hard_views,
     moco_v2_views,
@@ -24,13 +27,17 @@ from kinfolk.methods import (
     CACRConfig,
     EpsSupConfig,
     FNCConfig,
+    GPaCoConfig,
     IFNDConfig,
     InterCLRConfig,
     MoCHiConfig,
     MoCoConfig,
     NNCLRConfig,
+    OpenConConfig,
+    PaCoConfig,
     ReLICConfig,
     RenyiCLConfig,
+    ResComConfig,
     SCEConfig,
     SimCLRConfig,
 )
@@ -204,6 +211,55 @@ def eps_sup() -> TrainConfig:
     return _imagenet(method, views=supcon_views(size=SIZE), optimizer=optimizer)
 
 
+def paco() -> TrainConfig:
+    """PaCo with its authors' settings for ImageNet-LT: a queue of 8,192, batch 128, rate 0.02, 400 epochs.
+
+    Its images are named by ``--source.train-list`` and ``--source.test-list``; without, it is all of ImageNet.
+    """
+    method = PaCoConfig(alpha=0.05, temperature=0.2, queue_size=8192, momentum=0.999, head=HeadConfig(out_dim=128))
+    simple = replace(moco_v2_views(count=1, size=SIZE), crop_scale=(0.08, 1.0), jitter=1.0, hue=0.0)
+    return _long_tailed(method, views=MultiViewsConfig(groups=(_rand_augment(count=1), simple)), learning_rate=0.02)
+
+
+def gpaco() -> TrainConfig:
+    """GPaCo with its authors' settings for ImageNet-LT, RandAugment on both views; lists as for PaCo."""
+    return _long_tailed(
+        GPaCoConfig(alpha=0.045, temperature=0.2, queue_size=8192), views=_rand_augment(count=2), learning_rate=0.04
+    )
+
+
+def rescom() -> TrainConfig:
+    """ResCom on ImageNet-LT, lists as for PaCo; what its authors used there is not known, and all else is GPaCo's."""
+    return _long_tailed(ResComConfig(temperature=0.1), views=_rand_augment(count=2), learning_rate=0.04)
+
+
+def _rand_augment(*, count: int) -> ViewsConfig:
+    return ViewsConfig(
+        count=count, size=SIZE, crop_scale=(0.08, 1.0), flip=0.5, policy="randaugment", randaugment_magnitude=10
+    )
+
+
+def _long_tailed(method: MethodConfig, *, views: AnyViewsConfig, learning_rate: float) -> TrainConfig:
+    optimizer = SGDConfig(learning_rate=learning_rate, weight_decay=5e-4)
+    config = _imagenet(method, views=views, batch_size=128, epochs=400, optimizer=optimizer)
+    protocols = (*config.evaluation.protocols, "own_classifier", "shot_accuracy")
+    return replace(config, warmup=0.025, evaluation=replace(config.evaluation, protocols=protocols))
+
+
+def open_con() -> TrainConfig:
+    """OpenCon with its authors' settings for ImageNet-100: half the classes known, 120 epochs, rate 0.01.
+
+    ``--data DIR`` may name a folder with those 100 classes alone. The encoder is a SimCLR run's, which `--init` names,
+    and only its last stage is trained. Batch and decay, which are not given for it, are those of CIFAR-100.
+    """
+    frozen = ("stem", "stages.0", "stages.1", "stages.2")
+    method = OpenConConfig(temperatures=(0.1, 0.6, 0.7), ramp=100 / 120, frozen=frozen)
+    optimizer = SGDConfig(learning_rate=0.01, weight_decay=5e-4)
+    config = _imagenet(method, views=supcon_views(size=SIZE), batch_size=512, epochs=120, optimizer=optimizer)
+    evaluation = replace(config.evaluation, protocols=("open_world",))
+    return replace(config, derived=(OpenWorldConfig(),), evaluation=evaluation)
+
+
 def _imagenet(
     method: MethodConfig,
     *,
@@ -242,5 +298,9 @@ METHODS: dict[str, Callable[..., TrainConfig]] = {
     "renyi-cl": renyi_cl,
     "bregman": bregman,
     "eps-sup": eps_sup,
+    "rescom": rescom,
+    "paco": paco,
+    "gpaco": gpaco,
+    "opencon": open_con,
 }
 """The recipes of this file by the name of their method."""

@@ -52,6 +52,7 @@ from kinfolk.methods import (
     MoCHiConfig,
     MoCoConfig,
     NNCLRConfig,
+    OpenConConfig,
     PaCoConfig,
     ReLICConfig,
     RenyiCLConfig,
@@ -125,6 +126,7 @@ MethodConfig = (
     | ResComConfig
     | PaCoConfig
     | GPaCoConfig
+    | OpenConConfig
 )
 OptimizerConfig = AdamWConfig | SGDConfig | LARSConfig
 

@@ -24,6 +24,7 @@ from kinfolk.methods import (
     MoCHiConfig,
     MoCoConfig,
     NNCLRConfig,
+    OpenConConfig,
     PaCoConfig,
     ReLICConfig,
     RenyiCLConfig,
@@ -55,6 +56,8 @@ CONFIGS = {
     "rescom": ResComConfig(**_COUNTED, negatives=8, queue_per_class=4, head=_NORMED),
     "paco": PaCoConfig(**_COUNTED, queue_size=160, momentum=0.99, batch_norm_splits=4, head=_HEAD),
     "gpaco": GPaCoConfig(**_COUNTED, queue_size=160, head=HeadConfig(hidden=32, out_dim=16, layers=3)),
+    # All of these batches have labels; unlabelled samples and novel classes are in its own tests.
+    "opencon": OpenConConfig(classes=12, labelled_classes=10, weights=(1.0, 1.0, 0.1), head=_HEAD),
     "xclr": XCLRConfig(head=_HEAD),
     "cacr": CACRConfig(),
     "cacr-queue": CACRConfig(queue_size=160, batch_norm_splits=4, head=_HEAD),

@@ -23,7 +23,7 @@ from kinfolk.recipes import DATASETS, RECIPES, recipe, smoke, source_config
 from kinfolk.train import fit
 
 SMALL = ("digits", "digits-moved", "fashion-mnist", "emoji")
-LARGE = {"cifar10": CIFARConfig, "imagenet": ImageNetConfig}
+LARGE = {"cifar10": CIFARConfig, "cifar100": CIFARConfig, "imagenet": ImageNetConfig}
 
 
 def test_every_method_has_a_recipe_for_small_data() -> None:

@@ -1,4 +1,4 @@
-"""The recipes of CIFAR-10 and ImageNet, shrunk, on folders of noise in the published form."""
+"""The recipes of CIFAR-10, CIFAR-100 and ImageNet, shrunk, on folders of noise in the published form."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from kinfolk.nn import ResNet50Config
 from kinfolk.recipes import RECIPES, recipe, smoke
 from kinfolk.train import LARSConfig, fit
 
-LARGE = [name for name in RECIPES if name.endswith(("-cifar10", "-imagenet"))]
+LARGE = [name for name in RECIPES if name.endswith(("-cifar10", "-cifar100", "-imagenet"))]
 _SAMPLES = 32
 
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Write both data sets with 32 training and 8 test images of four classes."""
+    """Write the data sets with 32 training and 8 test images of four classes; a long tail takes 4 more to leave 32."""
     generator = np.random.default_rng(0)
-    cifar, imagenet = tmp_path_factory.mktemp("cifar"), tmp_path_factory.mktemp("imagenet")
+    cifar, cifar100, imagenet = (tmp_path_factory.mktemp(name) for name in ("cifar", "cifar100", "imagenet"))
     for name, count in (
         *((f"data_batch_{i}", _SAMPLES // 4 - 1) for i in range(1, 5)),
         ("data_batch_5", 4),
@@ -30,12 +30,17 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         records = [bytes([i % 4]) + generator.bytes(3072) for i in range(count)]
         (cifar / f"{name}.bin").write_bytes(b"".join(records))
     (cifar / "batches.meta.txt").write_text("\n".join(f"class{i}" for i in range(10)) + "\n")
+    for name, count in (("train", _SAMPLES + 4), ("test", 8)):
+        records = [bytes([0, i % 4]) + generator.bytes(3072) for i in range(count)]
+        (cifar100 / f"{name}.bin").write_bytes(b"".join(records))
+    for name, count in (("coarse", 20), ("fine", 100)):
+        (cifar100 / f"{name}_label_names.txt").write_text("".join(f"{name}{i}\n" for i in range(count)))
     for part, count in (("train", _SAMPLES), ("val", 8)):
         for i in range(count):
             file = imagenet / part / f"n{i % 4:08d}" / f"n{i % 4:08d}_{i}.JPEG"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(generator.integers(0, 256, (48, 40, 3), dtype=np.uint8)).save(file)
-    return {"cifar10": str(cifar), "imagenet": str(imagenet)}
+    return {"cifar10": str(cifar), "cifar100": str(cifar100), "imagenet": str(imagenet)}
 
 
 @pytest.mark.parametrize("name", LARGE)

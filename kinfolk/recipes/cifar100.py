@@ -1,0 +1,91 @@
+"""CIFAR-100, 50,000 training photos of 32x32 in 100 classes: a ResNet-18 with the settings of the papers, for one GPU.
+
+A long tail leaves the first class its 500 photos and the last one 5, and is all that training and probes see. Hours on
+a GPU, days on a CPU; ``--data DIR`` names the folder with the published files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from kinfolk.data import CIFARConfig
+from kinfolk.data.derived import ImbalancedConfig, OpenWorldConfig
+from kinfolk.data.views import AnyViewsConfig, MultiViewsConfig, autoaugment_views, simclr_views, supcon_views
+from kinfolk.evals import EvaluationConfig
+from kinfolk.methods import GPaCoConfig, OpenConConfig, PaCoConfig, ResComConfig
+from kinfolk.nn import HeadConfig, ResNet18Config
+from kinfolk.train import DerivedConfig, MethodConfig, SGDConfig, TrainConfig
+
+NO_FOLDER = "your-cifar-100"
+"""Stands where ``--data`` has to name a folder."""
+_LONG_TAIL = ImbalancedConfig(rule="long-tail", factor=100, supervised=True)
+
+
+def paco() -> TrainConfig:
+    """PaCo on a long tail of factor 100: AutoAugment and SimCLR views, batch 128, 400 epochs, as its authors have it.
+
+    They train a ResNet-32 and drop the rate twice; here it is a ResNet-18, and the rate follows a cosine.
+    """
+    method = PaCoConfig(alpha=0.01, temperature=0.05, queue_size=1024, momentum=0.999, head=HeadConfig(out_dim=32))
+    views = MultiViewsConfig(groups=(autoaugment_views(count=1), simclr_views(count=1)))
+    return _cifar100(method, views=views, derived=(_LONG_TAIL,))
+
+
+def gpaco() -> TrainConfig:
+    """GPaCo on all of CIFAR-100, as its authors have it, where all classes are equally frequent; the rest as PaCo."""
+    method = GPaCoConfig(alpha=0.01, temperature=0.07, queue_size=1024, logit_adjustment=False)
+    views = MultiViewsConfig(groups=(autoaugment_views(count=1), simclr_views(count=1)))
+    return _cifar100(method, views=views, derived=())
+
+
+def rescom() -> TrainConfig:
+    """ResCom on a long tail of factor 100: both views by AutoAugment and cutout, 400 epochs.
+
+    Its authors searched rates from 0.02 to 0.1; sizes of the queue, numbers of mined pairs and beta are not known.
+    """
+    return _cifar100(ResComConfig(temperature=0.1), views=autoaugment_views(), derived=(_LONG_TAIL,))
+
+
+def open_con() -> TrainConfig:
+    """OpenCon with its authors' settings: half the samples of the first 50 classes have labels, the other classes none.
+
+    The encoder is a SimCLR run's, which `--init` names, and only its last stage is trained. The rate follows a cosine
+    instead of drops at 100 and 150 epochs.
+    """
+    method = OpenConConfig(frozen=("stem", "stages.0", "stages.1", "stages.2"))
+    return replace(
+        _cifar100(method, views=supcon_views(), derived=(OpenWorldConfig(),)),
+        optimizer=SGDConfig(learning_rate=0.02, weight_decay=5e-4),
+        evaluation=EvaluationConfig(protocols=("open_world",)),
+        batch_size=512,
+        epochs=200,
+    )
+
+
+def _cifar100(method: MethodConfig, *, views: AnyViewsConfig, derived: tuple[DerivedConfig, ...]) -> TrainConfig:
+    usual = EvaluationConfig()
+    return TrainConfig(
+        name=f"{method.kind}-cifar100",
+        source=CIFARConfig(NO_FOLDER, classes="100"),
+        derived=derived,
+        views=views,
+        encoder=ResNet18Config(),
+        method=method,
+        optimizer=SGDConfig(learning_rate=0.05, weight_decay=5e-4),
+        evaluation=EvaluationConfig(protocols=(*usual.protocols, "own_classifier", "shot_accuracy")),
+        batch_size=128,
+        epochs=400,
+        warmup=0.0,
+        clip_norm=None,
+        workers=4,
+    )
+
+
+METHODS: dict[str, Callable[..., TrainConfig]] = {
+    "paco": paco,
+    "gpaco": gpaco,
+    "rescom": rescom,
+    "opencon": open_con,
+}
+"""The recipes of this file by the name of their method."""
