@@ -164,6 +164,28 @@ FLOWS = {
         labels ~> guess, novelty
         guess, novelty .> prototypes
     """,
+    "rescom": """
+        view 1 -> encoder -> head -> ResCom -> loss
+        view 2 -> encoder
+        encoder -> classifier -> balanced softmax -> loss
+        head .> class queue ~> ResCom
+        labels ~> class queue
+    """,
+    "paco": """
+        view 1 -> encoder -> head -> queries -> PaCo
+        encoder -> class centres -> PaCo
+        view 2 ~> EMA encoder ~> EMA head ~> keys ~> PaCo
+        keys .> queue ~> PaCo
+        encoder .> EMA encoder
+        head .> EMA head
+    """,
+    "gpaco": """
+        view 1 -> encoder -> head -> GPaCo
+        view 2 -> encoder
+        encoder -> class centres -> logits -> GPaCo
+        head .> queue ~> GPaCo
+        labels ~> GPaCo
+    """,
     "xclr": """
         view 1 -> encoder -> head -> X-CLR
         view 2 -> encoder
@@ -252,6 +274,23 @@ FLOWS = {
         view 1 -> encoder -> head -> NT-Xent
         view 2 -> encoder
         view 1 ~> PGD ~> attacked view -> encoder
+    """,
+    "cross-entropy": """
+        views -> encoder -> classifier -> cross-entropy -> loss
+        encoder -> head -> SupCon -> loss
+        labels ~> SupCon
+        labels ~> cross-entropy
+        class counts ~> cross-entropy
+    """,
+    "unicon": """
+        view 1 -> encoder -> head -> rows -> UniCon
+        view 2 -> encoder
+        partner ~> mixture -> encoder
+        view 1 ~> mixture
+        view 2 ~> mixture
+        head -> universum -> UniCon
+        labels ~> partner
+        labels ~> UniCon
     """,
     "fine-tune": """
         image -> encoder -> linear classifier -> cross-entropy

@@ -11,6 +11,8 @@ from kinfolk.methods.cmc import CMC as CMC
 from kinfolk.methods.cmc import CMCConfig as CMCConfig
 from kinfolk.methods.contrast import QueueContrast as QueueContrast
 from kinfolk.methods.contrast import ViewContrast as ViewContrast
+from kinfolk.methods.cross_entropy import CrossEntropy as CrossEntropy
+from kinfolk.methods.cross_entropy import CrossEntropyConfig as CrossEntropyConfig
 from kinfolk.methods.e_sup_con import ESupCon as ESupCon
 from kinfolk.methods.e_sup_con import ESupConConfig as ESupConConfig
 from kinfolk.methods.eps_sup import EpsSup as EpsSup
@@ -54,6 +56,8 @@ from kinfolk.methods.simclr import SimCLR as SimCLR
 from kinfolk.methods.simclr import SimCLRConfig as SimCLRConfig
 from kinfolk.methods.supcon import SupCon as SupCon
 from kinfolk.methods.supcon import SupConConfig as SupConConfig
+from kinfolk.methods.uni_con import UniCon as UniCon
+from kinfolk.methods.uni_con import UniConConfig as UniConConfig
 from kinfolk.methods.xclr import XCLR as XCLR
 from kinfolk.methods.xclr import XCLRConfig as XCLRConfig
 
@@ -73,6 +77,8 @@ __all__ = [
     "CMCConfig",
     "ClassCountsConfig",
     "ClassesConfig",
+    "CrossEntropy",
+    "CrossEntropyConfig",
     "ESupCon",
     "ESupConConfig",
     "EpsSup",
@@ -112,6 +118,8 @@ __all__ = [
     "SupCon",
     "SupConConfig",
     "TrainingPlan",
+    "UniCon",
+    "UniConConfig",
     "ViewContrast",
     "XCLRConfig",
 ]

@@ -42,6 +42,23 @@ def read_views(
     return views
 
 
+def one_or_more_views(batch: Mapping[str, Any], *, method: str) -> list[Float[Tensor, "n c h w"]]:
+    """Return the views of a batch for a method that compares none, so that one is enough.
+
+    Raises:
+        ValueError: no views, or views of different shapes.
+
+    Example:
+        >>> len(one_or_more_views({"views": [torch.zeros(3, 1, 8, 8)]}, method="cross-entropy"))
+        1
+    """
+    views = list(batch.get("views", ()))
+    if not views or len({view.shape for view in views}) > 1:
+        shapes = [tuple(view.shape) for view in views]
+        raise ValueError(f"{method} takes one or more views of equal shapes, found {shapes or 'none'}.")
+    return views
+
+
 def encode_views(
     encode: Callable[[Tensor], Tensor], views: Sequence[Float[Tensor, "n c h w"]]
 ) -> list[Float[Tensor, "n d"]]:

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from kinfolk import distributed
-from kinfolk.methods.batches import read_labels
-from kinfolk.methods.predicting import ClassesConfig, PredictingMethod
+from kinfolk.methods.batches import one_or_more_views, read_labels
+from kinfolk.methods.health import labelled_accuracy
+from kinfolk.methods.predicting import ClassesConfig, PredictingMethod, check_classes, labelled_cross_entropy
 from kinfolk.nn import encoder_dim
 
 if TYPE_CHECKING:
@@ -113,10 +112,7 @@ class FineTune(PredictingMethod):
 
     def embed(self, batch: Mapping[str, Any]) -> tuple[Float[Tensor, "n k"], ...]:
         """Return the logits of each view, one or more; a batch without labels raises `ValueError`."""
-        views = list(batch.get("views", ()))
-        if not views or len({view.shape for view in views}) > 1:  # read_views asks for two at least
-            shapes = [tuple(view.shape) for view in views]
-            raise ValueError(f"fine-tuning takes one or more views of equal shapes, found {shapes or 'none'}.")
+        views = one_or_more_views(batch, method="fine-tuning")
         read_labels(batch, method="fine-tuning")
         return self.logits(torch.cat(views)).tensor_split(len(views))
 
@@ -133,18 +129,10 @@ class FineTune(PredictingMethod):
             ValueError: for a label that the classifier has no class for.
         """
         labels = read_labels(batch, method="fine-tuning").long()
-        if len(labels) and int(labels.max()) >= self.classes:
-            raise ValueError(
-                f"the classifier has {self.classes} classes, and the batch has the label {int(labels.max())};"
-                " set FineTuneConfig.classes to one more than the largest label."
-            )
-        logits, targets = torch.cat(list(embeddings)).float(), labels.repeat(len(embeddings))
-        total = F.cross_entropy(logits, targets, ignore_index=-1, reduction="sum", label_smoothing=self.label_smoothing)
-        # The mean over processes of these quotients is the mean over all labelled rows.
-        rows = distributed.all_reduce((targets >= 0).sum().to(logits.dtype)) / distributed.world_size()
-        rows = torch.where(rows > 0, rows, 1.0)
-        right = (logits.detach().argmax(1) == targets).sum()
-        return {"loss": total / rows, "accuracy": right / rows}
+        check_classes(labels, self.classes, config="FineTuneConfig")
+        logits, targets = torch.cat(list(embeddings)), labels.repeat(len(embeddings))
+        loss = labelled_cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+        return {"loss": loss, "accuracy": labelled_accuracy(logits, targets)}
 
     def logits(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         """Return one logit per class and image, with gradient, in the mode that the module is in.

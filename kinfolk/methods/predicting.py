@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from kinfolk import distributed
 from kinfolk.data.derived.classes import class_count, required_labels
 from kinfolk.data.sources import Source
 from kinfolk.methods.base import Method
@@ -168,3 +170,39 @@ class PredictingMethod(Method):
             images: float, in [0, 1].
         """
         return (self.logits(images).float() / self.calibration).softmax(1)
+
+
+def labelled_cross_entropy(
+    logits: Float[Tensor, "m k"], labels: Int64[Tensor, " m"], *, label_smoothing: float = 0.0
+) -> Float[Tensor, ""]:
+    """Return the mean cross-entropy over the labelled rows, 0 with a graph where there are none.
+
+    With several processes the sum over this one's rows is divided by the mean number per process, so that the mean over
+    processes is the mean over all labelled rows, however they are spread. The precision is float32 at least.
+
+    Args:
+        logits: of every row.
+        labels: of every row, -1 being none.
+        label_smoothing: share of the target that is spread evenly over all classes.
+
+    Example:
+        >>> labelled_cross_entropy(torch.zeros(3, 2), torch.tensor([0, 1, -1]))
+        tensor(0.6931)
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    total = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum", label_smoothing=label_smoothing)
+    rows = distributed.all_reduce((labels >= 0).sum().to(logits.dtype)) / distributed.world_size()
+    return total / torch.where(rows > 0, rows, 1.0)
+
+
+def check_classes(labels: Int64[Tensor, " n"], classes: int, *, config: str) -> None:
+    """Raise `ValueError` for a label that a classifier has no class for; `config` names where classes are set.
+
+    Example:
+        >>> check_classes(torch.tensor([0, 2, -1]), 3, config="FineTuneConfig")
+    """
+    if len(labels) and int(labels.max()) >= classes:
+        raise ValueError(
+            f"the classifier has {classes} classes, and the batch has the label {int(labels.max())};"
+            f" set {config}.classes to one more than the largest label."
+        )

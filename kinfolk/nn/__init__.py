@@ -20,6 +20,10 @@ from kinfolk.nn.heads import ProjectionHead as ProjectionHead
 from kinfolk.nn.initial_weights import InitialWeights as InitialWeights
 from kinfolk.nn.initial_weights import load_initial_weights as load_initial_weights
 from kinfolk.nn.memory_bank import MemoryBank as MemoryBank
+from kinfolk.nn.mixers import boxes_of_area as boxes_of_area
+from kinfolk.nn.mixers import cut_mix as cut_mix
+from kinfolk.nn.mixers import draw_from_other_classes as draw_from_other_classes
+from kinfolk.nn.mixers import mix as mix
 from kinfolk.nn.mlp import MLPConfig as MLPConfig
 from kinfolk.nn.mlp import MLPEncoder as MLPEncoder
 from kinfolk.nn.modes import evaluating as evaluating
@@ -78,9 +82,13 @@ __all__ = [
     "TransformersConfig",
     "TransformersEncoder",
     "as_encoder",
+    "boxes_of_area",
+    "cut_mix",
+    "draw_from_other_classes",
     "encoder_dim",
     "evaluating",
     "load_initial_weights",
+    "mix",
     "pgd_attack",
     "spherical_k_means",
     "split_batch_norm",

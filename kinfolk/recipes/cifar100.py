@@ -11,9 +11,23 @@ from dataclasses import replace
 
 from kinfolk.data import CIFARConfig
 from kinfolk.data.derived import ImbalancedConfig, OpenWorldConfig
-from kinfolk.data.views import AnyViewsConfig, MultiViewsConfig, autoaugment_views, simclr_views, supcon_views
+from kinfolk.data.views import (
+    AnyViewsConfig,
+    MultiViewsConfig,
+    ViewsConfig,
+    autoaugment_views,
+    simclr_views,
+    supcon_views,
+)
 from kinfolk.evals import EvaluationConfig
-from kinfolk.methods import GPaCoConfig, OpenConConfig, PaCoConfig, ResComConfig
+from kinfolk.methods import (
+    CrossEntropyConfig,
+    GPaCoConfig,
+    OpenConConfig,
+    PaCoConfig,
+    ResComConfig,
+    UniConConfig,
+)
 from kinfolk.nn import HeadConfig, ResNet18Config
 from kinfolk.train import DerivedConfig, MethodConfig, SGDConfig, TrainConfig
 
@@ -63,6 +77,34 @@ def open_con() -> TrainConfig:
     )
 
 
+def uni_con() -> TrainConfig:
+    """UniCon on all of CIFAR-100 with its authors' settings: batch 256, 1,000 epochs, half of either image."""
+    config = _cifar100(UniConConfig(temperature=0.1, share=0.5), views=supcon_views(), derived=())
+    return replace(
+        config,
+        optimizer=SGDConfig(learning_rate=0.05, weight_decay=1e-4),
+        evaluation=EvaluationConfig(),
+        batch_size=256,
+        epochs=1000,
+        warmup=0.01,
+    )
+
+
+def cross_entropy() -> TrainConfig:
+    """Cross-entropy as UniCon's authors compare with: one cropped and mirrored view, batch 256, 500 epochs.
+
+    The rate follows a cosine instead of three drops.
+    """
+    config = _cifar100(CrossEntropyConfig(), views=ViewsConfig(count=1, crop_scale=(0.2, 1.0), flip=0.5), derived=())
+    return replace(
+        config,
+        optimizer=SGDConfig(learning_rate=0.2, weight_decay=1e-4),
+        evaluation=EvaluationConfig(protocols=(*EvaluationConfig().protocols, "own_classifier")),
+        batch_size=256,
+        epochs=500,
+    )
+
+
 def _cifar100(method: MethodConfig, *, views: AnyViewsConfig, derived: tuple[DerivedConfig, ...]) -> TrainConfig:
     usual = EvaluationConfig()
     return TrainConfig(
@@ -87,5 +129,7 @@ METHODS: dict[str, Callable[..., TrainConfig]] = {
     "gpaco": gpaco,
     "rescom": rescom,
     "opencon": open_con,
+    "unicon": uni_con,
+    "cross-entropy": cross_entropy,
 }
 """The recipes of this file by the name of their method."""

@@ -17,6 +17,7 @@ from kinfolk.methods import (
     AdversarialConfig,
     BregmanConfig,
     CACRConfig,
+    CrossEntropyConfig,
     EpsSupConfig,
     ESupConConfig,
     FNCConfig,
@@ -34,6 +35,7 @@ from kinfolk.methods import (
     SCEConfig,
     SimCLRConfig,
     SupConConfig,
+    UniConConfig,
     XCLRConfig,
 )
 from kinfolk.nn import Attack, SmallConvConfig
@@ -56,6 +58,24 @@ def moco(*, moved: bool = False) -> TrainConfig:
 def supcon(*, moved: bool = False) -> TrainConfig:
     """SupCon with all labels."""
     return _digits(SupConConfig(temperature=0.1), moved=moved)
+
+
+def cross_entropy(*, moved: bool = False) -> TrainConfig:
+    """Cross-entropy with all labels: what contrast must beat at the same number of views."""
+    config = _digits(CrossEntropyConfig(), moved=moved)
+    evaluation = replace(config.evaluation, protocols=(*config.evaluation.protocols, "own_classifier"))
+    return replace(config, evaluation=evaluation)
+
+
+def logit_adjusted(*, moved: bool = False) -> TrainConfig:
+    """Cross-entropy with the class frequencies in the loss, on long-tailed digits."""
+    config = _long_tailed(_digits(CrossEntropyConfig(logit_adjustment=1.0), moved=moved))
+    return replace(config, name=config.name.replace("cross-entropy", "logit-adjusted"))
+
+
+def uni_con(*, moved: bool = False) -> TrainConfig:
+    """UniCon with all labels; the mixtures are made, not read: as many image views as the others, twice the work."""
+    return _digits(UniConConfig(temperature=0.1), moved=moved)
 
 
 def e_sup_con(*, moved: bool = False) -> TrainConfig:
@@ -210,6 +230,9 @@ METHODS: dict[str, Callable[..., TrainConfig]] = {
     "simclr": simclr,
     "moco": moco,
     "supcon": supcon,
+    "cross-entropy": cross_entropy,
+    "logit-adjusted": logit_adjusted,
+    "unicon": uni_con,
     "esupcon": e_sup_con,
     "eps-sup": eps_sup,
     "fair-kl": fair_kl,

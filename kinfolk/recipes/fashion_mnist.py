@@ -16,6 +16,7 @@ from kinfolk.methods import (
     AdversarialConfig,
     BregmanConfig,
     CACRConfig,
+    CrossEntropyConfig,
     EpsSupConfig,
     ESupConConfig,
     FNCConfig,
@@ -33,6 +34,7 @@ from kinfolk.methods import (
     SCEConfig,
     SimCLRConfig,
     SupConConfig,
+    UniConConfig,
     XCLRConfig,
 )
 from kinfolk.nn import Attack, SmallConvConfig
@@ -55,6 +57,24 @@ def moco() -> TrainConfig:
 def supcon() -> TrainConfig:
     """SupCon with all labels."""
     return _fashion_mnist(SupConConfig(temperature=0.2))
+
+
+def cross_entropy() -> TrainConfig:
+    """Cross-entropy with all labels: what contrast must beat at the same number of views."""
+    config = _fashion_mnist(CrossEntropyConfig())
+    evaluation = replace(config.evaluation, protocols=(*config.evaluation.protocols, "own_classifier"))
+    return replace(config, evaluation=evaluation)
+
+
+def logit_adjusted() -> TrainConfig:
+    """Cross-entropy with the class frequencies in the loss, on a long tail."""
+    config = _long_tailed(_fashion_mnist(CrossEntropyConfig(logit_adjustment=1.0)))
+    return replace(config, name=config.name.replace("cross-entropy", "logit-adjusted"))
+
+
+def uni_con() -> TrainConfig:
+    """UniCon with all labels; the mixtures are made, not read: as many image views as the others, twice the work."""
+    return _fashion_mnist(UniConConfig(temperature=0.2))
 
 
 def e_sup_con() -> TrainConfig:
@@ -210,6 +230,9 @@ METHODS: dict[str, Callable[..., TrainConfig]] = {
     "simclr": simclr,
     "moco": moco,
     "supcon": supcon,
+    "cross-entropy": cross_entropy,
+    "logit-adjusted": logit_adjusted,
+    "unicon": uni_con,
     "esupcon": e_sup_con,
     "eps-sup": eps_sup,
     "fair-kl": fair_kl,

@@ -25,6 +25,7 @@ from kinfolk.data.views import (
 from kinfolk.methods import (
     BregmanConfig,
     CACRConfig,
+    CrossEntropyConfig,
     EpsSupConfig,
     FNCConfig,
     GPaCoConfig,
@@ -260,6 +261,15 @@ def open_con() -> TrainConfig:
     return replace(config, derived=(OpenWorldConfig(),), evaluation=evaluation)
 
 
+def cross_entropy() -> TrainConfig:
+    """Cross-entropy as a ResNet-50 is usually trained: one cropped and mirrored view, 90 epochs at rate 0.1."""
+    views = ViewsConfig(count=1, size=SIZE, crop_scale=(0.08, 1.0), flip=0.5)
+    optimizer = SGDConfig(learning_rate=0.1, weight_decay=1e-4)
+    config = _imagenet(CrossEntropyConfig(), views=views, epochs=90, optimizer=optimizer)
+    evaluation = replace(config.evaluation, protocols=(*config.evaluation.protocols, "own_classifier"))
+    return replace(config, evaluation=evaluation)
+
+
 def _imagenet(
     method: MethodConfig,
     *,
@@ -302,5 +312,6 @@ METHODS: dict[str, Callable[..., TrainConfig]] = {
     "paco": paco,
     "gpaco": gpaco,
     "opencon": open_con,
+    "cross-entropy": cross_entropy,
 }
 """The recipes of this file by the name of their method."""

@@ -42,6 +42,7 @@ from kinfolk.methods import (
     BregmanConfig,
     CACRConfig,
     CMCConfig,
+    CrossEntropyConfig,
     EpsSupConfig,
     ESupConConfig,
     FineTuneConfig,
@@ -60,6 +61,7 @@ from kinfolk.methods import (
     SCEConfig,
     SimCLRConfig,
     SupConConfig,
+    UniConConfig,
     XCLRConfig,
 )
 from kinfolk.nn import (
@@ -127,6 +129,8 @@ MethodConfig = (
     | PaCoConfig
     | GPaCoConfig
     | OpenConConfig
+    | CrossEntropyConfig
+    | UniConConfig
 )
 OptimizerConfig = AdamWConfig | SGDConfig | LARSConfig
 

@@ -14,6 +14,7 @@ from kinfolk.methods import (
     AdversarialConfig,
     BregmanConfig,
     CACRConfig,
+    CrossEntropyConfig,
     EpsSupConfig,
     ESupConConfig,
     FalseNegativesConfig,
@@ -33,6 +34,7 @@ from kinfolk.methods import (
     SimCLRConfig,
     SupConConfig,
     TrainingPlan,
+    UniConConfig,
     XCLRConfig,
 )
 from kinfolk.nn import Attack, HeadConfig, SmallConvConfig
@@ -58,6 +60,10 @@ CONFIGS = {
     "gpaco": GPaCoConfig(**_COUNTED, queue_size=160, head=HeadConfig(hidden=32, out_dim=16, layers=3)),
     # All of these batches have labels; unlabelled samples and novel classes are in its own tests.
     "opencon": OpenConConfig(classes=12, labelled_classes=10, weights=(1.0, 1.0, 0.1), head=_HEAD),
+    "cross-entropy": CrossEntropyConfig(classes=10, label_smoothing=0.1, head=HeadConfig(layers=0)),
+    "cross-entropy-contrast": CrossEntropyConfig(**_COUNTED, logit_adjustment=1.0, contrast_weight=1.0, head=_HEAD),
+    "unicon": UniConConfig(head=_HEAD),
+    "unicon-cutmix": UniConConfig(mixer="cutmix", head=_NORMED),
     "xclr": XCLRConfig(head=_HEAD),
     "cacr": CACRConfig(),
     "cacr-queue": CACRConfig(queue_size=160, batch_norm_splits=4, head=_HEAD),

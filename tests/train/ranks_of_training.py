@@ -30,6 +30,7 @@ from kinfolk.methods import (
     BregmanConfig,
     CACRConfig,
     CMCConfig,
+    CrossEntropyConfig,
     EpsSupConfig,
     ESupConConfig,
     FalseNegativesConfig,
@@ -51,6 +52,7 @@ from kinfolk.methods import (
     SimCLRConfig,
     SupConConfig,
     TrainingPlan,
+    UniConConfig,
     XCLRConfig,
 )
 from kinfolk.nn import Attack, HeadConfig, SmallConvConfig, SynchronisedBatchNorm
@@ -117,6 +119,9 @@ METHODS = {
     "paco": PaCoConfig(**COUNTED, queue_size=20, momentum=0.8, head=HEAD),
     "gpaco": GPaCoConfig(**COUNTED, queue_size=20, head=HEAD),
     "opencon": OpenConConfig(classes=10, labelled_classes=5, ramp=0.0, prior_weight=0.5, head=HEAD),
+    "cross-entropy": CrossEntropyConfig(**COUNTED, logit_adjustment=1.0, contrast_weight=0.5, head=HEAD),
+    "unicon": UniConConfig(head=HEAD),
+    "unicon-cutmix": UniConConfig(mixer="cutmix", head=HEAD),
     "xclr": XCLRConfig(head=HEAD),
     "xclr-relation": XCLRConfig(head=HEAD),
     "cacr": CACRConfig(head=HEAD),
