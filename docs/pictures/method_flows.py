@@ -276,20 +276,16 @@ FLOWS = {
         view 1 ~> PGD ~> attacked view -> encoder
     """,
     "cross-entropy": """
-        views -> encoder -> classifier -> cross-entropy -> loss
-        encoder -> head -> SupCon -> loss
-        labels ~> SupCon
-        labels ~> cross-entropy
-        class counts ~> cross-entropy
+        views -> encoder -> head -> SupCon -> loss
+        encoder -> classifier -> cross-entropy -> loss
+        labels, counts ~> cross-entropy
+        labels, counts ~> SupCon
     """,
     "unicon": """
-        view 1 -> encoder -> head -> rows -> UniCon
-        view 2 -> encoder
-        partner ~> mixture -> encoder
-        view 1 ~> mixture
-        view 2 ~> mixture
+        views -> encoder -> head -> rows -> UniCon
+        views ~> mixtures -> encoder
         head -> universum -> UniCon
-        labels ~> partner
+        labels ~> mixtures
         labels ~> UniCon
     """,
     "fine-tune": """
