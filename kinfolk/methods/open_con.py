@@ -186,15 +186,16 @@ class OpenCon(PredictingMethod):
         self.register_buffer("is_known", torch.arange(classes) < config.labelled_classes, persistent=False)
         self.loss = OpenConLoss(temperatures=config.temperatures, weights=config.weights)
         self.config = config
-        self._frozen = [_part(encoder, name).requires_grad_(False) for name in config.frozen]
+        for name in config.frozen:
+            _part(encoder, name).requires_grad_(False)
         self._held_thresholds: list[Tensor] = []
         self.train()
 
     def train(self, mode: bool = True) -> OpenCon:
         """Switch to training or evaluation mode; frozen parts stay in evaluation mode."""
         super().train(mode)
-        for part in self._frozen:
-            part.eval()
+        for name in self.config.frozen:
+            _part(self.encoder, name).eval()
         return self
 
     def begin(self, plan: TrainingPlan) -> None:
