@@ -141,6 +141,13 @@ FLOWS = {
         view 2 -> encoder
         labels ~> SupCon
     """,
+    "excon": """
+        view 1 -> encoder -> head -> SupCon
+        masked view -> encoder
+        plain image ~> explainer ~> masked view
+        labels ~> explainer
+        labels ~> SupCon
+    """,
     "esupcon": """
         view 1 -> encoder -> head -> ESupCon
         view 2 -> encoder
@@ -276,16 +283,20 @@ FLOWS = {
         view 1 ~> PGD ~> attacked view -> encoder
     """,
     "cross-entropy": """
-        views -> encoder -> head -> SupCon -> loss
-        encoder -> classifier -> cross-entropy -> loss
-        labels, counts ~> cross-entropy
-        labels, counts ~> SupCon
+        view 1 -> encoder -> classifier -> cross-entropy
+        view 2 -> encoder
+        encoder -> head -> SupCon
+        labels ~> SupCon
+        labels ~> cross-entropy
+        SupCon -> loss
+        cross-entropy -> loss
     """,
     "unicon": """
         views -> encoder -> head -> rows -> UniCon
-        views ~> mixtures -> encoder
+        partners ~> mixtures -> encoder
+        views ~> mixtures
         head -> universum -> UniCon
-        labels ~> mixtures
+        labels ~> partners
         labels ~> UniCon
     """,
     "fine-tune": """

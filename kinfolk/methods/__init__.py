@@ -17,6 +17,8 @@ from kinfolk.methods.e_sup_con import ESupCon as ESupCon
 from kinfolk.methods.e_sup_con import ESupConConfig as ESupConConfig
 from kinfolk.methods.eps_sup import EpsSup as EpsSup
 from kinfolk.methods.eps_sup import EpsSupConfig as EpsSupConfig
+from kinfolk.methods.ex_con import ExCon as ExCon
+from kinfolk.methods.ex_con import ExConConfig as ExConConfig
 from kinfolk.methods.false_negatives import FalseNegatives as FalseNegatives
 from kinfolk.methods.false_negatives import FalseNegativesConfig as FalseNegativesConfig
 from kinfolk.methods.fine_tune import FineTune as FineTune
@@ -83,6 +85,8 @@ __all__ = [
     "ESupConConfig",
     "EpsSup",
     "EpsSupConfig",
+    "ExCon",
+    "ExConConfig",
     "FNCConfig",
     "FalseNegatives",
     "FalseNegativesConfig",

@@ -78,7 +78,8 @@ class CACRConfig:
 
     def smoke(self) -> Self:
         """Return the settings for a run of a few hundred samples."""
-        return replace(self, queue_size=min(self.queue_size, 128))
+        splits = min(self.batch_norm_splits, 2) if self.queue_size else self.batch_norm_splits
+        return replace(self, queue_size=min(self.queue_size, 128), batch_norm_splits=splits)
 
 
 @final

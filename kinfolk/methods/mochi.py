@@ -83,13 +83,13 @@ class MoCHiConfig(MomentumConfig):
 
     def smoke(self) -> Self:
         """Return the settings for a run of a few hundred samples."""
-        return replace(
+        few = replace(
             self,
-            queue_size=128,
             hardest=min(self.hardest, 32),
             mixed=min(self.mixed, 16),
             query_mixed=min(self.query_mixed, 16),
         )
+        return super(MoCHiConfig, few).smoke()
 
 
 @final

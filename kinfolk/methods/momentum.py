@@ -51,8 +51,8 @@ class MomentumConfig:
         )
 
     def smoke(self) -> Self:
-        """Return the settings for a run of a few hundred samples."""
-        return replace(self, queue_size=128)
+        """Return the settings for a run of a few hundred samples, whose batches leave few to a group of batch norm."""
+        return replace(self, queue_size=128, batch_norm_splits=min(self.batch_norm_splits, 2))
 
     def own_earlier_keys(self, batch: Mapping[str, Any], queue: QueueSnapshot) -> Dropped:
         """Return what leaves the queue so that a sample is not pushed from its own earlier keys, if asked.

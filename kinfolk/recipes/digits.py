@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from kinfolk.data import ClassTableConfig, DigitsConfig
 from kinfolk.data.derived import ColouredConfig, ImbalancedConfig, OpenWorldConfig
-from kinfolk.data.views import MultiViewsConfig, digits_views
+from kinfolk.data.views import MultiViewsConfig, ViewsConfig, digits_views
 from kinfolk.evals import KNN, EvaluationConfig
 from kinfolk.methods import (
     AdversarialConfig,
@@ -20,6 +20,7 @@ from kinfolk.methods import (
     CrossEntropyConfig,
     EpsSupConfig,
     ESupConConfig,
+    ExConConfig,
     FNCConfig,
     GPaCoConfig,
     IFNDConfig,
@@ -83,6 +84,28 @@ def e_sup_con(*, moved: bool = False) -> TrainConfig:
     config = _digits(ESupConConfig(temperature=0.1), moved=moved)
     evaluation = replace(config.evaluation, protocols=(*config.evaluation.protocols, "own_classifier"))
     return replace(config, evaluation=evaluation)
+
+
+def ex_con(*, moved: bool = False) -> TrainConfig:
+    """ExCon with all labels: explanations as views; the plain image, which they need, counts as a view."""
+    config = _digits(ExConConfig(temperature=0.1), moved=moved)
+    views = MultiViewsConfig(groups=(ViewsConfig(count=1), digits_views()))
+    evaluation = replace(config.evaluation, protocols=(*config.evaluation.protocols, "own_classifier"))
+    return replace(config, views=views, epochs=config.epochs * 2 // 3, evaluation=evaluation)
+
+
+def ex_con_b(*, moved: bool = False) -> TrainConfig:
+    """ExConB with all labels: ExCon, and explanations that fail are negatives."""
+    config = _digits(ExConConfig(temperature=0.1, background=True), moved=moved)
+    views = MultiViewsConfig(groups=(ViewsConfig(count=1), digits_views()))
+    evaluation = replace(config.evaluation, protocols=(*config.evaluation.protocols, "own_classifier"))
+    return replace(
+        config,
+        name=config.name.replace("excon", "excon-b"),
+        views=views,
+        epochs=config.epochs * 2 // 3,
+        evaluation=evaluation,
+    )
 
 
 def eps_sup(*, moved: bool = False) -> TrainConfig:
@@ -234,6 +257,8 @@ METHODS: dict[str, Callable[..., TrainConfig]] = {
     "logit-adjusted": logit_adjusted,
     "unicon": uni_con,
     "esupcon": e_sup_con,
+    "excon": ex_con,
+    "excon-b": ex_con_b,
     "eps-sup": eps_sup,
     "fair-kl": fair_kl,
     "rescom": rescom,

@@ -19,6 +19,7 @@ from kinfolk.methods import (
     CrossEntropyConfig,
     EpsSupConfig,
     ESupConConfig,
+    ExConConfig,
     FNCConfig,
     GPaCoConfig,
     IFNDConfig,
@@ -82,6 +83,28 @@ def e_sup_con() -> TrainConfig:
     config = _fashion_mnist(ESupConConfig(temperature=0.2))
     evaluation = replace(config.evaluation, protocols=(*config.evaluation.protocols, "own_classifier"))
     return replace(config, evaluation=evaluation)
+
+
+def ex_con() -> TrainConfig:
+    """ExCon with all labels: explanations as views; the plain image, which they need, counts as a view."""
+    config = _fashion_mnist(ExConConfig(temperature=0.2))
+    views = MultiViewsConfig(groups=(ViewsConfig(count=1), fashion_views()))
+    evaluation = replace(config.evaluation, protocols=(*config.evaluation.protocols, "own_classifier"))
+    return replace(config, views=views, epochs=config.epochs * 2 // 3, evaluation=evaluation)
+
+
+def ex_con_b() -> TrainConfig:
+    """ExConB with all labels: ExCon, and explanations that fail are negatives."""
+    config = _fashion_mnist(ExConConfig(temperature=0.2, background=True))
+    views = MultiViewsConfig(groups=(ViewsConfig(count=1), fashion_views()))
+    evaluation = replace(config.evaluation, protocols=(*config.evaluation.protocols, "own_classifier"))
+    return replace(
+        config,
+        name=config.name.replace("excon", "excon-b"),
+        views=views,
+        epochs=config.epochs * 2 // 3,
+        evaluation=evaluation,
+    )
 
 
 def eps_sup() -> TrainConfig:
@@ -234,6 +257,8 @@ METHODS: dict[str, Callable[..., TrainConfig]] = {
     "logit-adjusted": logit_adjusted,
     "unicon": uni_con,
     "esupcon": e_sup_con,
+    "excon": ex_con,
+    "excon-b": ex_con_b,
     "eps-sup": eps_sup,
     "fair-kl": fair_kl,
     "rescom": rescom,

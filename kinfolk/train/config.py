@@ -45,6 +45,7 @@ from kinfolk.methods import (
     CrossEntropyConfig,
     EpsSupConfig,
     ESupConConfig,
+    ExConConfig,
     FineTuneConfig,
     FNCConfig,
     GPaCoConfig,
@@ -124,6 +125,7 @@ MethodConfig = (
     | InterCLRConfig
     | FineTuneConfig
     | ESupConConfig
+    | ExConConfig
     | EpsSupConfig
     | ResComConfig
     | PaCoConfig

@@ -234,4 +234,4 @@ def test_settings_that_cannot_be_are_refused(build):
 
 def test_a_smoke_run_shrinks_what_is_mixed_with_the_queue():
     large = MoCHiConfig(queue_size=65536, hardest=1024, mixed=512, query_mixed=256, temperature=0.2)
-    assert large.smoke() == replace(large, queue_size=128, hardest=32, mixed=16, query_mixed=16)
+    assert large.smoke() == replace(large, queue_size=128, batch_norm_splits=2, hardest=32, mixed=16, query_mixed=16)

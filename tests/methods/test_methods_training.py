@@ -16,7 +16,7 @@ from kinfolk.methods import Method, SimCLRConfig
 from kinfolk.nn import HeadConfig, SmallConvConfig
 from kinfolk.train import MethodConfig
 
-VIEWS = {"cacr": 3, "fnc": 3, "relic": 3}  # by kind of method; two otherwise
+VIEWS = {"cacr": 3, "excon": 3, "fnc": 3, "relic": 3}  # by kind of method; two otherwise
 
 
 def train(method, batches, *, optimizer=None):

@@ -21,7 +21,7 @@ def rows_for(ids: torch.Tensor, dim: int = 4) -> torch.Tensor:
     return torch.cos(ids[:, None] * grid * 1.7 + grid) * (1 + ids[:, None] % 3)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(per_class=st.integers(1, 4), batches=st.lists(st.lists(st.integers(-1, 2), max_size=12), min_size=1, max_size=6))
 def test_every_class_keeps_its_newest_rows_in_a_ring_of_its_own(per_class, batches):
     queue, streams, seen = ClassQueue(3, per_class, 4), {0: [], 1: [], 2: []}, 0

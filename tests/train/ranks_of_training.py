@@ -33,6 +33,7 @@ from kinfolk.methods import (
     CrossEntropyConfig,
     EpsSupConfig,
     ESupConConfig,
+    ExConConfig,
     FalseNegativesConfig,
     FNCConfig,
     GPaCoConfig,
@@ -114,6 +115,7 @@ METHODS = {
     "supcon": SupConConfig(head=HEAD),
     "esupcon": ESupConConfig(classes=10, head=HEAD),
     "eps-sup": EpsSupConfig(head=HEAD),
+    "excon": ExConConfig(classes=10, background=True, start=0.0, head=HEAD),
     "fair-kl": EpsSupConfig(loss="con", fair_weight=0.5, head=HEAD),
     "rescom": ResComConfig(**COUNTED, queue_per_class=2, head=HEAD),
     "paco": PaCoConfig(**COUNTED, queue_size=20, momentum=0.8, head=HEAD),
@@ -169,7 +171,7 @@ def batch_of(name: str, step: int, *, n: int = 14) -> dict[str, Any]:
     images = data["images"].double() / 255
     views = [
         (images + 0.1 * torch.randn(images.shape, generator=generator)).clamp(0, 1)
-        for _ in range(3 if name in ("cacr", "cacr-queue", "relic", "fnc") else 2)
+        for _ in range(3 if name in ("cacr", "cacr-queue", "excon", "relic", "fnc") else 2)
     ]
     side = torch.randn(n, 3, generator=generator).double()
     known = {"ids": data["ids"], "labels": data["labels"], "bias_labels": data["ids"] % 3}
