@@ -283,13 +283,10 @@ FLOWS = {
         view 1 ~> PGD ~> attacked view -> encoder
     """,
     "cross-entropy": """
-        view 1 -> encoder -> classifier -> cross-entropy
+        view 1 -> encoder -> classifier -> loss
         view 2 -> encoder
-        encoder -> head -> SupCon
-        labels ~> SupCon
-        labels ~> cross-entropy
-        SupCon -> loss
-        cross-entropy -> loss
+        encoder -> head -> loss
+        labels ~> loss
     """,
     "unicon": """
         views -> encoder -> head -> rows -> UniCon
