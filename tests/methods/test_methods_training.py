@@ -40,9 +40,8 @@ def views_of(config):
     return VIEWS.get(config.kind, 2)
 
 
-@pytest.mark.parametrize("norm", ["batch", "group"])
-def test_it_trains_without_collapse(config, norm, digits, build):
-    method = build(config, norm=norm)
+def test_it_trains_without_collapse(config, digits, build):
+    method = build(config)
     history = train(method, [digits(step, views=views_of(config)) for step in range(40)])
     losses = [terms["loss"] for terms in history[4:]]  # by the fourth step MoCo's queue holds nothing but keys
     assert sum(losses[-8:]) / 8 < sum(losses[:8]) / 8 - 0.02
@@ -64,17 +63,16 @@ def test_it_learns_to_recognise_digits(config, digits, build):
     assert nearest_neighbour_accuracy(method) > before + 0.05
 
 
-@pytest.mark.parametrize("norm", ["batch", "group"])
-def test_a_resumed_run_continues_bitwise(config, norm, digits, build, tmp_path):
+def test_a_resumed_run_continues_bitwise(config, digits, build, tmp_path):
     batches = [digits(step, views=views_of(config), n=48) for step in range(8)]
-    method = build(config, norm=norm)
+    method = build(config)
     optimizer = make_optimizer(method)
     train(method, batches[:4], optimizer=optimizer)
     torch.save({"method": method.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "checkpoint")
     train(method, batches[4:], optimizer=optimizer)
 
     saved = torch.load(tmp_path / "checkpoint", weights_only=True)
-    resumed = build(config, norm=norm, seed=99)
+    resumed = build(config, seed=99)
     resumed.load_state_dict(saved["method"])
     optimizer = make_optimizer(resumed)
     optimizer.load_state_dict(saved["optimizer"])

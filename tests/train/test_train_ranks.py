@@ -21,6 +21,9 @@ from kinfolk.train import TrainConfig, checkpoints, fit, load_encoder, load_meth
 from kinfolk.train.checkpoint import Position, random_states, restore_checkpoint, save_checkpoint
 from kinfolk.train.device import prepare
 
+# All in one worker of pytest-xdist, or each would train everything on two processes of its own.
+pytestmark = pytest.mark.xdist_group("train-ranks")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
