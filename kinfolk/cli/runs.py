@@ -93,7 +93,13 @@ def train(arguments: argparse.Namespace) -> None:
         print("\nrecipes, METHOD-DATA:")
         for data, methods in by_data().items():
             print(
-                textwrap.fill(f"{data}: {', '.join(methods)}", width=100, initial_indent="  ", subsequent_indent="    ")
+                textwrap.fill(
+                    f"{data}: {', '.join(methods)}",
+                    width=100,
+                    initial_indent="  ",
+                    subsequent_indent="    ",
+                    break_on_hyphens=False,
+                )
             )
         return
     if arguments.recipe is None:
