@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -16,6 +16,7 @@ from kinfolk.evals.assignment import (
 )
 from kinfolk.evals.clustering import KMeans, cluster_details
 from kinfolk.evals.linear_probe import LinearProbe
+from kinfolk.evals.own_classifier import own_logits
 from kinfolk.evals.protocol import Measurement, SubjectEvaluator, accuracy
 
 if TYPE_CHECKING:
@@ -111,6 +112,9 @@ class OpenWorld(SubjectEvaluator):
     - all: one matching over all test rows.
     - all-single: rows of seen, and of novel, classes under that one matching.
 
+    A method that learnt outputs for more than the seen classes, as OpenCon's prototypes are, has three numbers more:
+    `own` seen, novel and all, by its own answers alone. These must tell seen from novel, and an error in that counts.
+
     Without a novel class there is nothing to discover and nothing is yielded.
 
     Args:
@@ -152,7 +156,7 @@ class OpenWorld(SubjectEvaluator):
         return None if bool((~torch.isin(in_test, seen)).any()) else "no novel classes"
 
     def run(self, subject: Subject) -> Iterator[Measurement]:
-        """Yield seen, novel, all and all-single accuracy, then NMI and ARI on novel rows; nothing without novel ones.
+        """Yield seen, novel, all and all-single accuracy, NMI and ARI on novel rows, then what its own outputs say.
 
         Raises:
             ValueError: when a split has no labelled row.
@@ -187,6 +191,25 @@ class OpenWorld(SubjectEvaluator):
         ):
             if value is not None:
                 yield Measurement(name, value, better="higher", details={"how": how, **details})
+        yield from _own(subject, seen, sizes)
+
+
+def _own(subject: Subject, seen: Int[Tensor, " s"], sizes: dict[str, Any]) -> Iterator[Measurement]:
+    """What the outputs that training made say, where there are some for novel classes too."""
+    found = own_logits(subject)
+    if found is None or found.rows.shape[1] <= len(seen):
+        return
+    labels, answers = found.labels, found.rows.argmax(dim=1)
+    assert labels is not None
+    scores = open_world_accuracy(answers, labels, seen, direct=answers)
+    details = {**sizes, "outputs": found.rows.shape[1], "outputs_used": len(answers.unique())}
+    for name, value, how in (
+        ("own accuracy, seen", scores.seen, "argmax of all its outputs, no matching"),
+        ("own accuracy, novel", scores.novel, "matching on test rows of novel classes only"),
+        ("own accuracy, all", scores.all, "one matching over all test rows"),
+    ):
+        if value is not None:
+            yield Measurement(name, value, better="higher", details={"how": how, **details})
 
 
 def _classes(labels: Tensor | None) -> Tensor:

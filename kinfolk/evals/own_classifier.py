@@ -19,6 +19,7 @@ from kinfolk.evals.shot_accuracy import pretraining_classes
 if TYPE_CHECKING:
     from jaxtyping import Int64
 
+    from kinfolk.evals.features import Features
     from kinfolk.evals.subject import Subject
 
 
@@ -63,11 +64,9 @@ class OwnClassifier(SubjectEvaluator):
 
     def run(self, subject: Subject) -> Iterator[Measurement]:
         """Yield accuracies, then calibration error and log-loss."""
-        if subject.classifier_module is None:
+        found = own_logits(subject)
+        if found is None:
             return
-        found = extract(
-            subject.classifier_module, subject.test, batch_size=subject.batch_size, device=subject.device
-        ).labelled()
         logits, labels = found.rows, found.labels
         assert labels is not None
         predicted = logits.argmax(dim=1)
@@ -83,6 +82,15 @@ class OwnClassifier(SubjectEvaluator):
         yield Measurement("ECE", error, better="lower", details={**details, **drawn})
         if bool(known.any()):
             yield Measurement("NLL", negative_log_likelihood(logits, columns), better="lower", details=details)
+
+
+def own_logits(subject: Subject) -> Features | None:
+    """Return the logits of the labelled test images from the classifier that training made; None if there is none."""
+    if subject.classifier_module is None:
+        return None
+    return extract(
+        subject.classifier_module, subject.test, batch_size=subject.batch_size, device=subject.device
+    ).labelled()
 
 
 def _by_shots(

@@ -36,6 +36,7 @@ from kinfolk.methods import (
     RenyiCLConfig,
     SCEConfig,
     SimCLRConfig,
+    SupConConfig,
 )
 from kinfolk.nn import ColourBranchesConfig, HeadConfig, ResNet18Config
 from kinfolk.train import (
@@ -160,6 +161,16 @@ def bregman() -> TrainConfig:
     return _cifar10(BregmanConfig(head=head), views=simclr_views(), batch_size=1024, optimizer=optimizer)
 
 
+def supcon() -> TrainConfig:
+    """SupCon with its authors' settings: batch 1,024, rate 0.5, temperature 0.1, ten epochs of warm-up.
+
+    200 epochs instead of 1,000, and a ResNet-18 instead of a ResNet-50. The linear probe is its second stage.
+    """
+    method = SupConConfig(temperature=0.1, head=HeadConfig(out_dim=128))
+    optimizer = SGDConfig(learning_rate=0.5, weight_decay=1e-4)
+    return replace(_cifar10(method, views=supcon_views(), batch_size=1024, optimizer=optimizer), warmup=0.05)
+
+
 def e_sup_con() -> TrainConfig:
     """ESupCon with SupCon's settings, since its own are not at hand: batch 1,024, rate 0.5, ten epochs of warm-up.
 
@@ -221,6 +232,7 @@ METHODS: dict[str, Callable[..., TrainConfig]] = {
     "relic": relic,
     "renyi-cl": renyi_cl,
     "bregman": bregman,
+    "supcon": supcon,
     "esupcon": e_sup_con,
     "eps-sup": eps_sup,
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from kinfolk.data import CIFARConfig
+from kinfolk.data import CIFARConfig, HierarchyConfig
 from kinfolk.data.derived import ImbalancedConfig, OpenWorldConfig
 from kinfolk.data.views import (
     AnyViewsConfig,
@@ -22,11 +22,14 @@ from kinfolk.data.views import (
 from kinfolk.evals import EvaluationConfig
 from kinfolk.methods import (
     CrossEntropyConfig,
+    ExConConfig,
     GPaCoConfig,
     OpenConConfig,
     PaCoConfig,
     ResComConfig,
+    SupConConfig,
     UniConConfig,
+    XCLRConfig,
 )
 from kinfolk.nn import HeadConfig, ResNet18Config
 from kinfolk.train import DerivedConfig, MethodConfig, SGDConfig, TrainConfig
@@ -105,6 +108,69 @@ def cross_entropy() -> TrainConfig:
     )
 
 
+def logit_adjusted() -> TrainConfig:
+    """Cross-entropy with the class frequencies in the loss, on a long tail; one view, the rest as ResCom."""
+    config = _cifar100(
+        CrossEntropyConfig(logit_adjustment=1.0), views=autoaugment_views(count=1), derived=(_LONG_TAIL,)
+    )
+    return replace(config, name="logit-adjusted-cifar100")
+
+
+def supcon() -> TrainConfig:
+    """SupCon with its authors' settings: batch 1,024, rate 0.5, 1,000 epochs, ten of them warm-up; a ResNet-18."""
+    method = SupConConfig(temperature=0.1, head=HeadConfig(out_dim=128))
+    config = _cifar100(method, views=supcon_views(), derived=())
+    return replace(
+        config,
+        optimizer=SGDConfig(learning_rate=0.5, weight_decay=1e-4),
+        evaluation=EvaluationConfig(),
+        batch_size=1024,
+        epochs=1000,
+        warmup=0.01,
+    )
+
+
+def xclr() -> TrainConfig:
+    """X-CLR with the 20 superclasses as the hierarchy: a photo attracts its class most, then its class's siblings.
+
+    Its authors trained on ImageNet; batch 512, rate 0.06 and 200 epochs are the usual ones here.
+    """
+    head = HeadConfig(hidden=2048, layers=3, out_dim=128, norm="batch")
+    config = _cifar100(XCLRConfig(temperature=0.1, head=head), views=supcon_views(), derived=())
+    return replace(
+        config,
+        relation=HierarchyConfig(perplexity=20.0),
+        optimizer=SGDConfig(learning_rate=0.06, weight_decay=5e-4),
+        evaluation=EvaluationConfig(),
+        batch_size=512,
+        epochs=200,
+    )
+
+
+def ex_con() -> TrainConfig:
+    """ExCon with its authors' settings: batch 256, rate 0.5, 200 epochs, explanations after 50, of the second stage.
+
+    The explainer learns at every step, where theirs had an epoch after each of the encoder's.
+    """
+    method = ExConConfig(temperature=0.1, start=0.25, layer="stages.1", head=HeadConfig(out_dim=128))
+    views = MultiViewsConfig(groups=(ViewsConfig(count=1), supcon_views()))
+    config = _cifar100(method, views=views, derived=())
+    return replace(
+        config,
+        optimizer=SGDConfig(learning_rate=0.5, weight_decay=1e-4),
+        evaluation=EvaluationConfig(protocols=(*EvaluationConfig().protocols, "own_classifier")),
+        batch_size=256,
+        epochs=200,
+    )
+
+
+def ex_con_b() -> TrainConfig:
+    """ExConB: ExCon, and explanations that fail are negatives."""
+    config = ex_con()
+    assert isinstance(config.method, ExConConfig)
+    return replace(config, name="excon-b-cifar100", method=replace(config.method, background=True))
+
+
 def _cifar100(method: MethodConfig, *, views: AnyViewsConfig, derived: tuple[DerivedConfig, ...]) -> TrainConfig:
     usual = EvaluationConfig()
     return TrainConfig(
@@ -131,5 +197,10 @@ METHODS: dict[str, Callable[..., TrainConfig]] = {
     "opencon": open_con,
     "unicon": uni_con,
     "cross-entropy": cross_entropy,
+    "logit-adjusted": logit_adjusted,
+    "supcon": supcon,
+    "xclr": xclr,
+    "excon": ex_con,
+    "excon-b": ex_con_b,
 }
 """The recipes of this file by the name of their method."""

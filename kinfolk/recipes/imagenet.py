@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from kinfolk.data import ImageNetConfig
+from kinfolk.data import ClassNamesConfig, ImageNetConfig
 from kinfolk.data.derived import OpenWorldConfig
 from kinfolk.data.views import (
     AnyViewsConfig,
@@ -27,6 +27,8 @@ from kinfolk.methods import (
     CACRConfig,
     CrossEntropyConfig,
     EpsSupConfig,
+    ESupConConfig,
+    ExConConfig,
     FNCConfig,
     GPaCoConfig,
     IFNDConfig,
@@ -41,6 +43,9 @@ from kinfolk.methods import (
     ResComConfig,
     SCEConfig,
     SimCLRConfig,
+    SupConConfig,
+    UniConConfig,
+    XCLRConfig,
 )
 from kinfolk.nn import HeadConfig, ResNet50Config
 from kinfolk.train import (
@@ -270,6 +275,75 @@ def cross_entropy() -> TrainConfig:
     return replace(config, evaluation=evaluation)
 
 
+def logit_adjusted() -> TrainConfig:
+    """Cross-entropy with the class frequencies in the loss on ImageNet-LT, lists as for PaCo; the rest as GPaCo."""
+    config = _long_tailed(CrossEntropyConfig(logit_adjustment=1.0), views=_rand_augment(count=1), learning_rate=0.04)
+    return replace(config, name="logit-adjusted-imagenet")
+
+
+def supcon() -> TrainConfig:
+    """SupCon as its authors have it: AutoAugment, batch 6,144, LARS, 350 epochs; the linear probe is its second stage.
+
+    They add a momentum queue for their best figure; here it is the plain loss. Ten epochs of warm-up are ours.
+    """
+    method = SupConConfig(temperature=0.1, head=HeadConfig(out_dim=128))
+    optimizer = LARSConfig(learning_rate=0.4, weight_decay=1e-3)
+    config = _imagenet(method, views=_auto_augment(), batch_size=6144, epochs=350, optimizer=optimizer)
+    return replace(config, warmup=0.03)
+
+
+def xclr() -> TrainConfig:
+    """X-CLR with class names as captions, "a photo of a {name}": batch 1,024, LARS, 100 epochs, ten of them warm-up.
+
+    A rate of 0.075 is in public code; here it is 0.075 times the root of the batch, as that rule usually goes. Names
+    come from ``LOC_synset_mapping.txt`` or ``words.txt`` beside the images; the graph's temperature is the paper's, and
+    another text encoder needs another (`kinfolk graph inspect` shows what it does).
+    """
+    head = HeadConfig(hidden=2048, layers=3, out_dim=128, norm="batch")
+    optimizer = LARSConfig(learning_rate=2.4, weight_decay=1e-6)
+    method = XCLRConfig(temperature=0.1, head=head)
+    config = _imagenet(method, views=_auto_augment(), batch_size=1024, epochs=100, optimizer=optimizer)
+    return replace(config, warmup=0.1, relation=ClassNamesConfig(temperature=0.1))
+
+
+def uni_con() -> TrainConfig:
+    """UniCon: its authors have no ImageNet run; its settings for CIFAR-100, and 200 epochs."""
+    optimizer = SGDConfig(learning_rate=0.05, weight_decay=1e-4)
+    return _imagenet(UniConConfig(temperature=0.1, share=0.5), views=supcon_views(size=SIZE), optimizer=optimizer)
+
+
+def e_sup_con() -> TrainConfig:
+    """ESupCon with SupCon's settings, since its own are not at hand."""
+    config = replace(supcon(), name="esupcon-imagenet", method=ESupConConfig(temperature=0.1))
+    evaluation = replace(config.evaluation, protocols=(*config.evaluation.protocols, "own_classifier"))
+    return replace(config, evaluation=evaluation)
+
+
+def ex_con() -> TrainConfig:
+    """ExCon with its authors' settings for Tiny ImageNet: batch 128, explanations of the last stage, 200 epochs.
+
+    They explain from the first epoch on, by a classifier that knows nothing yet; here it is after ten epochs. Rate and
+    decay, which are not given for it, are those of CIFAR-100.
+    """
+    method = ExConConfig(temperature=0.1, start=0.05, layer="stages.3", head=HeadConfig(out_dim=128))
+    views = MultiViewsConfig(groups=(ViewsConfig(count=1, size=SIZE), supcon_views(size=SIZE)))
+    optimizer = SGDConfig(learning_rate=0.5, weight_decay=1e-4)
+    config = _imagenet(method, views=views, batch_size=128, optimizer=optimizer)
+    evaluation = replace(config.evaluation, protocols=(*config.evaluation.protocols, "own_classifier"))
+    return replace(config, evaluation=evaluation)
+
+
+def ex_con_b() -> TrainConfig:
+    """ExConB: ExCon, and explanations that fail are negatives."""
+    config = ex_con()
+    assert isinstance(config.method, ExConConfig)
+    return replace(config, name="excon-b-imagenet", method=replace(config.method, background=True))
+
+
+def _auto_augment() -> ViewsConfig:
+    return ViewsConfig(count=2, size=SIZE, crop_scale=(0.08, 1.0), flip=0.5, policy="autoaugment-imagenet")
+
+
 def _imagenet(
     method: MethodConfig,
     *,
@@ -313,5 +387,12 @@ METHODS: dict[str, Callable[..., TrainConfig]] = {
     "gpaco": gpaco,
     "opencon": open_con,
     "cross-entropy": cross_entropy,
+    "logit-adjusted": logit_adjusted,
+    "supcon": supcon,
+    "xclr": xclr,
+    "unicon": uni_con,
+    "esupcon": e_sup_con,
+    "excon": ex_con,
+    "excon-b": ex_con_b,
 }
 """The recipes of this file by the name of their method."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -261,3 +261,24 @@ def test_half_of_the_real_digits_are_novel() -> None:
     assert 0.68 < found["accuracy, all"] < 0.86
     halves = (found["accuracy, all-single seen"] + found["accuracy, all-single novel"]) / 2
     assert halves == pytest.approx(found["accuracy, all"])  # 180 test rows of either kind
+
+
+@pytest.mark.parametrize(("order", "seen"), [((0, 1, 2, 4, 3), 1.0), ((1, 0, 2, 3, 4), 1 / 3)])
+def test_what_a_method_says_itself_is_named_on_seen_classes_and_matched_on_novel_ones(
+    world: Subject, order: tuple[int, ...], seen: float
+) -> None:
+    """Outputs swapped among novel classes are as good; among seen ones they are errors, but in the matching of all."""
+    outputs = torch.nn.Linear(8, 5, bias=False)
+    torch.nn.init.zeros_(outputs.weight)
+    with torch.no_grad():
+        outputs.weight[torch.tensor(order), torch.arange(5)] = 1.0
+    mine = replace(world, classifier_module=torch.nn.Sequential(torch.nn.Flatten(), outputs))
+    found = values(OpenWorld(probe=QUICK), mine)
+    assert found["own accuracy, seen"] == pytest.approx(seen, abs=0.05)
+    assert found["own accuracy, novel"] > 0.85 and found["own accuracy, all"] > 0.85
+
+
+def test_outputs_for_seen_classes_alone_are_no_answer_in_an_open_world(world: Subject) -> None:
+    narrow = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(8, 3))
+    found = values(OpenWorld(probe=QUICK), replace(world, classifier_module=narrow))
+    assert tuple(found) == NAMES
