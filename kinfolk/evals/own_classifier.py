@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kinfolk.data.derived import shot_groups
+from kinfolk.data.derived.imbalanced import check_shots
 from kinfolk.evals.class_accuracy import accuracies
 from kinfolk.evals.confidence import expected_calibration_error, negative_log_likelihood, reliability
 from kinfolk.evals.extraction import extract
@@ -27,11 +28,16 @@ if TYPE_CHECKING:
 class OwnClassifier(SubjectEvaluator):
     """Accuracy, calibration error and log-loss of the classifier that training made, with no probe in between.
 
-    Where the pretraining samples have classes, accuracy on those with many (more than 100), medium and few (below 20)
-    shots is measured too. A test row of a class beyond the classifier's is an error; the log-loss leaves it out.
+    Where the pretraining samples have classes, accuracy on those with many, medium and few shots is measured too, as in
+    `ShotAccuracy`. A test row of a class beyond the classifier's is an error; the log-loss leaves it out.
 
     Args:
         bins: of confidence, of equal width, at least 1.
+        many: a class has many shots with more pretraining images than this.
+        few: a class has few shots with fewer than this.
+
+    Raises:
+        ValueError: for no bins, or bounds that overlap.
 
     Reference: Guo, Pleiss, Sun, Weinberger (2017), On Calibration of Modern Neural Networks. Liu, Miao, Zhan, Wang,
         Gong, Yu (2019), Large-Scale Long-Tailed Recognition in an Open World (many, medium, few).
@@ -48,6 +54,8 @@ class OwnClassifier(SubjectEvaluator):
     """
 
     bins: int = 15
+    many: int = 100
+    few: int = 20
 
     protocol: ClassVar[str] = "own classifier"
     needs_labels: ClassVar[bool] = True
@@ -57,6 +65,7 @@ class OwnClassifier(SubjectEvaluator):
     def __post_init__(self) -> None:
         if self.bins < 1:
             raise ValueError(f"bins must be at least 1, got {self.bins}; 15 is the default.")
+        check_shots(self.many, self.few)
 
     def missing(self, subject: Subject) -> str | None:
         """Say that the method learnt no classifier, where that is so."""
@@ -73,7 +82,7 @@ class OwnClassifier(SubjectEvaluator):
         known = labels < logits.shape[1]
         details = {"classes": logits.shape[1], "test_rows": len(labels), "unknown_class": int((~known).sum())}
         yield from accuracies(predicted, labels, details=details)
-        yield from _by_shots(subject, predicted, labels, details)
+        yield from self._by_shots(subject, predicted, labels, details)
         columns = labels.where(known, -1)
         probabilities = logits.softmax(dim=1)
         counts, confidences, rights = reliability(probabilities, columns, bins=self.bins)
@@ -83,6 +92,26 @@ class OwnClassifier(SubjectEvaluator):
         if bool(known.any()):
             yield Measurement("NLL", negative_log_likelihood(logits, columns), better="lower", details=details)
 
+    def _by_shots(
+        self, subject: Subject, predicted: Int64[Tensor, " n"], labels: Int64[Tensor, " n"], details: dict[str, Any]
+    ) -> Iterator[Measurement]:
+        shots = pretraining_classes(subject.pretraining)
+        if shots is None:
+            return
+        classes = 1 + max(int(shots.max()), int(labels.max()))
+        for name, members in shot_groups(shots, classes, many=self.many, few=self.few).items():
+            rows = torch.isin(labels, members)
+            if bool(rows.any()):
+                value = accuracy(predicted[rows], labels[rows])
+                more = {
+                    **details,
+                    "test_rows": int(rows.sum()),
+                    "classes": len(members),
+                    "many_above": self.many,
+                    "few_below": self.few,
+                }
+                yield Measurement(f"accuracy, {name}", value, better="higher", details=more)
+
 
 def own_logits(subject: Subject) -> Features | None:
     """Return the logits of the labelled test images from the classifier that training made; None if there is none."""
@@ -91,18 +120,3 @@ def own_logits(subject: Subject) -> Features | None:
     return extract(
         subject.classifier_module, subject.test, batch_size=subject.batch_size, device=subject.device
     ).labelled()
-
-
-def _by_shots(
-    subject: Subject, predicted: Int64[Tensor, " n"], labels: Int64[Tensor, " n"], details: dict[str, Any]
-) -> Iterator[Measurement]:
-    shots = pretraining_classes(subject.pretraining)
-    if shots is None:
-        return
-    classes = 1 + max(int(shots.max()), int(labels.max()))
-    for name, members in shot_groups(shots, classes).items():
-        rows = torch.isin(labels, members)
-        if bool(rows.any()):
-            value = accuracy(predicted[rows], labels[rows])
-            more = {**details, "test_rows": int(rows.sum()), "classes": len(members)}
-            yield Measurement(f"accuracy, {name}", value, better="higher", details=more)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kinfolk.data.derived import shot_groups
+from kinfolk.data.derived.imbalanced import check_shots
 from kinfolk.evals.class_accuracy import accuracy_by_group
 from kinfolk.evals.linear_probe import LinearProbe
 from kinfolk.evals.protocol import Measurement, SubjectEvaluator, accuracy
@@ -26,15 +27,20 @@ class ShotAccuracy(SubjectEvaluator):
     """Accuracy of the linear head on the test rows of many-shot, medium-shot and few-shot classes.
 
     A class has many shots with more than 100 images in the pretraining set, medium with 20 to 100, few below 20, which
-    takes in a class that vanished. Only groups with a test row are measured. The value is over test rows; the record
-    has the mean over the group's classes beside it, which is the same on a balanced test set. Classes are counted by
-    `true_labels` where pretraining hid or spoilt labels.
+    takes in a class that vanished; sets of few and large classes want other bounds. Only groups with a test row are
+    measured. The value is over test rows; the record has the mean over the group's classes beside it, which is the same
+    on a balanced test set. Classes are counted by `true_labels` where pretraining hid or spoilt labels.
 
     The head is fitted on the probe's training rows, balanced or not as the splits have it: after imbalanced
     *pretraining* on the full set, in a *supervised* comparison on the imbalanced one.
 
     Args:
         probe: of the linear head, fitted once for all protocols with these settings.
+        many: a class has many shots with more images than this.
+        few: a class has few shots with fewer images than this.
+
+    Raises:
+        ValueError: for bounds that overlap.
 
     Reference: Liu, Miao, Zhan, Wang, Gong, Yu (2019), Large-Scale Long-Tailed Recognition in an Open World.
 
@@ -49,11 +55,16 @@ class ShotAccuracy(SubjectEvaluator):
     """
 
     probe: LinearProbe = field(default_factory=LinearProbe)
+    many: int = 100
+    few: int = 20
 
     protocol: ClassVar[str] = "shots"
     needs_labels: ClassVar[bool] = True
     sees_pretraining: ClassVar[bool] = True
     normalisation: ClassVar[str] = "standardised by training statistics"
+
+    def __post_init__(self) -> None:
+        check_shots(self.many, self.few)
 
     def missing(self, subject: Subject) -> str | None:
         """Say that nothing tells how large the classes were in pretraining, where that is so."""
@@ -68,7 +79,7 @@ class ShotAccuracy(SubjectEvaluator):
         assert test.labels is not None
         predicted = head.predict(test.rows)
         classes = 1 + max(int(shots.max()), int(test.labels.max()))
-        for name, members in shot_groups(shots, classes).items():
+        for name, members in shot_groups(shots, classes, many=self.many, few=self.few).items():
             rows = torch.isin(test.labels, members)
             if not bool(rows.any()):
                 continue
@@ -80,6 +91,8 @@ class ShotAccuracy(SubjectEvaluator):
                 "test_rows": len(labels),
                 "mean_over_classes": by_class.mean().item(),
                 "pretraining_rows_without_class": int((shots < 0).sum()),
+                "many_above": self.many,
+                "few_below": self.few,
             }
             yield Measurement(f"accuracy, {name}", accuracy(predicted[rows], labels), better="higher", details=details)
 

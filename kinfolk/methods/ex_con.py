@@ -89,7 +89,7 @@ class ExCon(PredictingMethod):
     Terms beside the loss: `accuracy` of the explainer on the labelled rows as they are seen; `explained_share`, samples
     whose explanation became a view; `positive_cosine` (between the two views), `participation_ratio`.
 
-    Reference: Zhang, Lang, Liu, Li, Liu, Lo, Kawaguchi, Jang (2021), ExCon: Explanation-driven Supervised Contrastive
+    Reference: Zhang, Jang, Trabelsi, Li, Sanner, Jeong, Shim (2021), ExCon: Explanation-driven Supervised Contrastive
     Learning for Image Classification.
     """
 

@@ -72,6 +72,12 @@ def test_shots_are_the_accuracy_over_loops(long_tail: Subject) -> None:
     assert found["accuracy, many"].value != found["accuracy, many"].details["mean_over_classes"]
 
 
+def test_bounds_of_shots_move_classes_between_groups(long_tail: Subject) -> None:
+    """With classes of 150, 101, 20, 19 and no images, bounds of 120 and 50 leave one, one and three."""
+    found = by_name(ShotAccuracy(PROBE, many=120, few=50).run(long_tail))
+    assert [one.details["classes"] for one in found.values()] == [1, 1, 3]
+
+
 def test_the_head_is_the_shared_one(long_tail: Subject) -> None:
     found = by_name(ShotAccuracy(PROBE).run(long_tail))
     head = long_tail.head(PROBE)

@@ -275,7 +275,7 @@ def test_what_a_method_says_itself_is_named_on_seen_classes_and_matched_on_novel
     mine = replace(world, classifier_module=torch.nn.Sequential(torch.nn.Flatten(), outputs))
     found = values(OpenWorld(probe=QUICK), mine)
     assert found["own accuracy, seen"] == pytest.approx(seen, abs=0.05)
-    assert found["own accuracy, novel"] > 0.85 and found["own accuracy, all"] > 0.85
+    assert min(found["own accuracy, novel"], found["own accuracy, all"]) > 0.85
 
 
 def test_outputs_for_seen_classes_alone_are_no_answer_in_an_open_world(world: Subject) -> None:

@@ -113,18 +113,22 @@ class ImbalancedConfig:
         return Splits(train, splits.test, probe=None if self.supervised else splits.reference)
 
 
-def shot_groups(train_labels: Int[Tensor, " n"], classes: int) -> dict[str, Int[Tensor, " k"]]:
+def shot_groups(
+    train_labels: Int[Tensor, " n"], classes: int, *, many: int = 100, few: int = 20
+) -> dict[str, Int[Tensor, " k"]]:
     """Group the classes by how many training samples they have.
 
     Args:
         train_labels: of the imbalanced set; -1 counts for no class.
         classes: number of classes, also those that have no sample.
+        many: a class has many samples with more than this.
+        few: a class has few samples with less than this.
 
     Returns:
-        The classes with more than 100 samples as ``"many"``, 20 to 100 as ``"medium"``, fewer as ``"few"``.
+        The classes with more than `many` samples as ``"many"``, fewer than `few` as ``"few"``, others as ``"medium"``.
 
     Raises:
-        ValueError: when a label has no class.
+        ValueError: when a label has no class, or the bounds overlap.
 
     Reference: Liu, Miao, Zhan, Wang, Gong, Yu (2019), Large-scale long-tailed recognition in an open world.
 
@@ -135,9 +139,19 @@ def shot_groups(train_labels: Int[Tensor, " n"], classes: int) -> dict[str, Int[
     """
     if len(train_labels) and int(train_labels.max()) >= classes:
         raise ValueError(f"labels go up to {int(train_labels.max())}, but there are only {classes} classes")
+    check_shots(many, few)
     counts = train_labels[train_labels >= 0].bincount(minlength=classes)
-    chosen = {"many": counts > 100, "medium": (counts >= 20) & (counts <= 100), "few": counts < 20}
+    chosen = {"many": counts > many, "medium": (counts >= few) & (counts <= many), "few": counts < few}
     return {name: chosen_here.nonzero().flatten() for name, chosen_here in chosen.items()}
+
+
+def check_shots(many: int, few: int) -> None:
+    """Refuse bounds by which a class would have both many and few samples, or no class could have few."""
+    if not 1 <= few <= many + 1:
+        raise ValueError(
+            f"many and few are bounds on a class's samples: few must be at least 1 and not above many + 1, found "
+            f"many={many}, few={few}; 100 and 20 are the usual ones."
+        )
 
 
 def _rounded_down(value: float) -> int:

@@ -164,3 +164,19 @@ def test_shot_groups_divide_at_a_hundred_and_at_twenty() -> None:
 def test_shot_groups_want_all_classes() -> None:
     with pytest.raises(ValueError, match="labels go up to 3, but there are only 3 classes"):
         shot_groups(torch.tensor([0, 3]), 3)
+
+
+def test_shot_groups_divide_at_other_bounds() -> None:
+    counts = torch.tensor([6000, 1001, 1000, 200, 199])
+    groups = shot_groups(torch.arange(5).repeat_interleave(counts), 5, many=1000, few=200)
+    assert {name: members.tolist() for name, members in groups.items()} == {
+        "many": [0, 1],
+        "medium": [2, 3],
+        "few": [4],
+    }
+
+
+@pytest.mark.parametrize(("many", "few"), [(100, 102), (100, 0)])
+def test_shot_groups_refuse_bounds_that_overlap(many: int, few: int) -> None:
+    with pytest.raises(ValueError, match="few must be at least 1 and not above many"):
+        shot_groups(torch.tensor([0]), 1, many=many, few=few)
