@@ -208,10 +208,11 @@ def test_every_protocol_runs_or_says_what_the_data_lack(digits: Splits) -> None:
         "left out, since the test split has no groups and no bias_labels: cross-hand retrieval.",
         "left out, since the test split has no bias_labels: bias.",
         "left out, since there are no novel classes: open world.",
+        "left out, since there are no learnt classes: own classifier.",
         "left out, since there are no masks: background shift.",
         "left out, since there are no masks: attribution.",
     )
-    left_out = {"cross-hand retrieval", "bias", "open world", "background shift", "attribution"}
+    left_out = {"cross-hand retrieval", "bias", "open world", "own classifier", "background shift", "attribution"}
     everyone = {evaluator.protocol for evaluator in config.evaluators()}
     for name in ENCODERS:
         assert {r.protocol for r in found.records if r.encoder == name} == everyone - left_out
