@@ -37,7 +37,7 @@ demo: $(STAMP)
 	@$(BIN)/kinfolk data prepare $* --out .data/$* || echo "$* is not to be had here: its tests skip"
 
 test: $(STAMP) .data/emoji/prepared.json .data/textures/prepared.json .data/wordnet/prepared.json
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --doctest-modules --doctest-glob='*.md' --cov --cov-report= kinfolk tests docs README.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --doctest-modules --doctest-glob='*.md' --cov --cov-report= kinfolk tests docs README.md
 	$(BIN)/python -m coverage report --skip-covered --include='kinfolk/ops/*,kinfolk/graphs/*,kinfolk/losses/*' --fail-under=95
 
 check: $(STAMP)

@@ -20,10 +20,6 @@ FLOATS = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 INTEGERS = [torch.int64, torch.int32, torch.bool, torch.uint8]
 
 
-# All in one worker of pytest-xdist, or each would start every number of ranks for itself.
-pytestmark = pytest.mark.xdist_group("distributed")
-
-
 def all_rows(world: int, dtype: torch.dtype) -> torch.Tensor:
     return torch.cat([rows_of(r, world, dtype) for r in range(world)])
 

@@ -16,9 +16,6 @@ from kinfolk import losses
 
 Answers = Callable[[int], list[dict[str, Any]]]
 
-# All in one worker of pytest-xdist, or each would start every number of ranks for itself.
-pytestmark = pytest.mark.xdist_group("distributed")
-
 EXACT = 1e-10
 GRID = [
     pytest.param(

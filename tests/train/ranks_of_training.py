@@ -6,6 +6,7 @@ Arguments: a folder for results, then groups of parts (names joined by commas), 
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import signal
 import sys
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 import kinfolk.train.loop as loop
 from kinfolk import distributed
-from kinfolk.data import ClassTableConfig, DigitsConfig
+from kinfolk.data import ClassTableConfig, DigitsConfig, Source
 from kinfolk.evals.extraction import extract
 from kinfolk.losses import CLIPLoss, NTXentLoss
 from kinfolk.methods import (
@@ -147,14 +148,24 @@ METHODS = {
     "moco-composed-relation": MoCoConfig(queue_size=20, decoupled=True, false_negatives=NEAREST, head=HEAD),
 }
 
+SIZES = [(name, None) for name in METHODS] + [(name, 3) for name in ("simclr", "moco", "xclr-relation", "ifnd", "paco")]
+"""Methods and the chunks that ranks train them in. In one process every method is tried in chunks, and `unequal` chunks
+are on ranks too."""
+
+
+@functools.cache
+def digits() -> Source:
+    """Return the training images, read once."""
+    return DigitsConfig().load().train
+
 
 def method_of(name: str) -> Method:
     """Return a method in float64 around an encoder that treats each sample by itself."""
     torch.manual_seed(0)
     encoder = SmallConvConfig(width=4, depth=2, norm="group", pool="flatten", feature_dim=8)
-    relation = RELATION.build(DigitsConfig().load().train) if name.endswith("-relation") else None
+    relation = RELATION.build(digits()) if name.endswith("-relation") else None
     method = METHODS[name].build(encoder.build(channels=1, image_size=(8, 8)), relation=relation)
-    source = DigitsConfig().load().train
+    source = digits()
     method.begin(
         TrainingPlan(
             3, 2, source.ids, lambda module: extract(copy.deepcopy(module).float(), source, over_ranks=True).rows
@@ -166,7 +177,7 @@ def method_of(name: str) -> Method:
 def batch_of(name: str, step: int, *, n: int = 14) -> dict[str, Any]:
     """Return real digits in as many noisy views as the method takes."""
     generator = torch.Generator().manual_seed(step)
-    source = DigitsConfig().load().train
+    source = digits()
     data = source.fetch(torch.randperm(len(source), generator=generator)[:n])
     images = data["images"].double() / 255
     views = [
@@ -285,11 +296,7 @@ def config_of(name: str) -> TrainConfig:
 def run(what: str, folder: Path, *, rank: int, world: int) -> None:
     """Do one part of the battery and leave what it gave."""
     if what == "chunks":
-        found = {
-            f"{name} {size}": steps(name, chunk_size=size, rank=rank, world=world)
-            for name in METHODS
-            for size in (None, 3)
-        }
+        found = {f"{name} {size}": steps(name, chunk_size=size, rank=rank, world=world) for name, size in SIZES}
         found |= {f"{name} unequal": unequal(name, rank=rank, world=world) for name in METHODS}
         torch.save(found | {"wrapped": wrapped(rank=rank, world=world)}, folder / f"chunks-{rank}.pt")
     elif what == "infinite":

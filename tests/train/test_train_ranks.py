@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -20,9 +21,6 @@ from torch import Tensor, nn
 from kinfolk.train import TrainConfig, checkpoints, fit, load_encoder, load_method, read_metrics
 from kinfolk.train.checkpoint import Position, random_states, restore_checkpoint, save_checkpoint
 from kinfolk.train.device import prepare
-
-# All in one worker of pytest-xdist, or each would train everything on two processes of its own.
-pytestmark = pytest.mark.xdist_group("train-ranks")
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +59,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return run
 
 
+@functools.cache  # a hundred tests read the same two files
 def results(folder: Path) -> list[dict[str, dict[str, Tensor]]]:
     return [torch.load(folder / f"chunks-{rank}.pt") for rank in range(2)]
 
@@ -73,8 +72,7 @@ def losses(run: Path) -> list[float]:
     return [record["loss"] for record in read_metrics(run / "metrics.jsonl") if record["event"] == "train"]
 
 
-@pytest.mark.parametrize("size", [None, 3])
-@pytest.mark.parametrize("name", list(battery.METHODS))
+@pytest.mark.parametrize(("name", "size"), battery.SIZES)
 def test_three_steps_of_every_method_are_those_of_one_process(name: str, size: int | None, folder: Path) -> None:
     expected = battery.steps(name, chunk_size=None, rank=0, world=1)
     found = [result[f"{name} {size}"] for result in results(folder)]
