@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from kinfolk.data.counter import counter_uniform
 from kinfolk.data.optional import import_extra
+from kinfolk.nn.grad_cam import grad_cam
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
@@ -38,7 +38,7 @@ class Attribution:
                            the mean over the windows that hold the pixel
     ====================== ============================================================================================
 
-    The last two need captum (``pip install "kinfolk[explain]"``). Only the images get a gradient: parameters, their
+    `occlusion` needs captum (``pip install "kinfolk[explain]"``). Only the images get a gradient: parameters, their
     gradients and running statistics stay as they were.
 
     Args:
@@ -150,11 +150,7 @@ class Attribution:
         layer = self.convolution(model[0])
         if layer is None:
             raise ValueError("grad_cam needs an encoder with a convolution, and this one has none; try 'gradient'.")
-        captum = import_extra("captum.attr", needed_for="Grad-CAM", extra="explain")
-        with torch.enable_grad():
-            found = captum.LayerGradCam(model, layer).attribute(images.clone().requires_grad_(), target=columns)
-        shape = (images.shape[2], images.shape[3])
-        return F.interpolate(found.detach(), size=shape, mode="bilinear", align_corners=False)[:, 0]
+        return grad_cam(model, layer, images, columns)
 
     def _occlusion(self, model: nn.Sequential, images: Tensor, columns: Tensor, replacement: Tensor) -> Tensor:
         captum = import_extra("captum.attr", needed_for="occlusion", extra="explain")
