@@ -38,6 +38,7 @@ def _fine_tuned(pretraining: TrainConfig) -> TrainConfig:
         name=pretraining.name.replace(pretraining.method.kind, FineTuneConfig.kind, 1),
         method=FineTuneConfig(),
         optimizer=AdamWConfig(learning_rate=3e-3),
+        evaluation=replace(pretraining.evaluation, protocols=(*pretraining.evaluation.protocols, "own_classifier")),
         # It draws labelled samples only, so that no pass is spent on the others.
         sampler=ClassBalancedSamplerConfig(),
     )
