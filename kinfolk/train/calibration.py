@@ -33,12 +33,13 @@ def load_classifier(run: str | os.PathLike[str], config: TrainConfig) -> nn.Modu
 
     Args:
         run: a finished run.
-        config: what is asked of it; without the protocol `own_classifier` nothing is loaded.
+        config: what is asked of it; without the protocol `own_classifier` or `open_world` nothing is loaded.
 
     Returns:
         The module, or None where nobody asks for it or the method learns no classifier.
     """
-    if "own_classifier" not in config.evaluation.protocols or not isinstance(config.method, ClassesConfig):
+    asked = not {"own_classifier", "open_world"}.isdisjoint(config.evaluation.protocols)
+    if not asked or not isinstance(config.method, ClassesConfig):
         return None
     method = load_method(run)
     return _Logits(method).eval() if isinstance(method, PredictingMethod) else None

@@ -41,6 +41,16 @@ def test_a_run_measures_its_own_classifier_and_nobody_else_s(run, test_part):
     assert {"accuracy", "balanced accuracy", "ECE", "NLL"} <= values.keys()
 
 
+def test_an_open_world_run_measures_its_own_prototypes(tmp_path):
+    config = smoke(recipe("opencon-digits"))
+    evaluation = replace(config.evaluation, protocols=("open_world",))
+    run = fit(replace(config, evaluation=evaluation), out=tmp_path / "run")
+    records = evaluate_run(run.folder)
+    own = {record.metric for record in records if record.metric.startswith("own") and record.encoder == "trained"}
+    assert own == {"own accuracy, seen", "own accuracy, novel", "own accuracy, all"}
+    assert not any(record.metric.startswith("own") for record in records if record.encoder != "trained")
+
+
 def test_who_asks_for_no_classifier_gets_none(run):
     config = smoke(recipe("simclr-digits"))
     assert load_classifier(run, config) is None
