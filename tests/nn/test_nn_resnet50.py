@@ -67,9 +67,9 @@ def test_it_keeps_the_contract_of_an_encoder(config: ResNet50Config, channels: i
     assert features.shape == (3, encoder.feature_dim)
     features.square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
-    images = torch.rand(4, channels, *size)
-    encoder.eval()
-    torch.testing.assert_close(encoder(images)[2:3], encoder(images[2:3]), rtol=1e-5, atol=1e-5)
+    images = torch.rand(4, channels, *size).double()
+    encoder.eval().double()
+    torch.testing.assert_close(encoder(images)[2:3], encoder(images[2:3]), rtol=1e-9, atol=1e-9)
 
 
 def test_a_bottleneck_block_equals_its_formula() -> None:
