@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from kinfolk.data import ClassNamesConfig, LabelsConfig
-from kinfolk.nn import ResNet50Config
+from kinfolk.nn import ColourBranchesConfig, ResNet50Config
 from kinfolk.recipes import RECIPES, recipe, smoke
 from kinfolk.train import LARSConfig, fit
 
@@ -66,7 +66,8 @@ def test_shrinking_takes_large_images_wide_layers_and_processes_away() -> None:
 
 def test_imagenet_recipes_train_a_resnet50_and_the_largest_batches_with_lars() -> None:
     configs = [recipe(name) for name in LARGE if name.endswith("-imagenet")]
-    assert {config.encoder for config in configs} == {ResNet50Config()}
+    halves = ColourBranchesConfig(ResNet50Config(width=32))  # CMC has an encoder of half the width for each view
+    assert {config.encoder for config in configs} == {ResNet50Config(), halves}
     assert all(isinstance(config.optimizer, LARSConfig) for config in configs if config.batch_size == 4096)
     assert all(config.warmup > 0 for config in configs if isinstance(config.optimizer, LARSConfig))
     assert recipe("dcl-imagenet").optimizer.learning_rate == pytest.approx(0.075 * 256**0.5)
