@@ -142,10 +142,11 @@ FLOWS = {
         labels ~> SupCon
     """,
     "excon": """
-        view 1 -> encoder -> head -> SupCon
-        masked view -> encoder
-        plain image ~> explainer ~> masked view
-        labels ~> explainer
+        masked view -> encoder -> head -> SupCon -> loss
+        view 1 -> encoder
+        labels ~> cross-entropy -> loss
+        encoder ~> explainer -> cross-entropy
+        explainer ~> masked view
         labels ~> SupCon
     """,
     "esupcon": """
