@@ -11,6 +11,7 @@ from kinfolk.cli.command import command
 from kinfolk.cli.compare import add_compare_command
 from kinfolk.cli.data import add_data_commands, add_graph_commands
 from kinfolk.cli.runs import add_run_commands, train
+from kinfolk.cli.theory import add_theory_command
 
 # Heavy imports stand inside the commands, so that --help answers at once and doctor runs without the extras.
 
@@ -89,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     add_compare_command(commands)
     add_data_commands(commands)
     add_graph_commands(commands)
+    add_theory_command(commands)
     command(commands, "doctor", _doctor, "what is installed, which device and implementation will be used")
     return parser
 

@@ -12,7 +12,12 @@ if TYPE_CHECKING:
 
 
 def svd_solution(
-    x: Float[Tensor, "n a"], y: Float[Tensor, "n b"], rank: int, rho: float = 1.0
+    x: Float[Tensor, "n a"],
+    y: Float[Tensor, "n b"],
+    rank: int,
+    rho: float = 1.0,
+    *,
+    weights: Float[Tensor, " n"] | None = None,
 ) -> tuple[Float[Tensor, "r a"], Float[Tensor, "r b"]]:
     """Return the linear maps that minimise the linear loss plus ``rho / 2 ||G1^T G2||_F^2``.
 
@@ -25,13 +30,16 @@ def svd_solution(
         y: the other [n, b], row i belonging to row i of x.
         rank: how many directions r, from 1 to min(a, b).
         rho: strength of the penalty; at 0 the loss is unbounded below.
+        weights: how much every pair counts [n], at least 0; by default 1. S is then the cross-covariance around
+            weighted means, ``sum_i w_i (x_i - m_x)(y_i - m_y)^T``.
 
     Returns:
         G1 [r, a] and G2 [r, b], strongest direction first; computed in float64, in the precision of the inputs.
         Directions without any correlation come as zero rows.
 
     Raises:
-        ValueError: for shapes that do not fit, a rank out of range or a rho that is not positive.
+        ValueError: for shapes that do not fit, a rank out of range, a rho that is not positive, or weights that are
+            negative or all 0.
 
     Reference:
         Ryumei Nakada, Halil Ibrahim Gulluk, Zhun Deng, Wenlong Ji, James Zou, Linjun Zhang, 2023, Understanding
@@ -54,8 +62,16 @@ def svd_solution(
         )
     if not rho > 0:
         raise ValueError(f"rho must be positive, found {rho}: without the penalty the linear loss has no minimum.")
-    left, right = (t.double() - t.double().mean(0) for t in (x, y))
-    u, strength, vt = torch.linalg.svd(left.T @ right, full_matrices=False)
+    if weights is None:
+        weights = x.new_ones(len(x))
+    if weights.shape != (len(x),) or not (weights >= 0).all() or not weights.sum() > 0:
+        raise ValueError(
+            f"expected a weight of at least 0 for each of {len(x)} pairs, not all of them 0; found shape "
+            f"{tuple(weights.shape)}{f', least {float(weights.min())}' if weights.numel() else ''}."
+        )
+    share = (weights.double() / weights.double().sum())[:, None]
+    left, right = (t.double() - (share * t.double()).sum(0) for t in (x, y))
+    u, strength, vt = torch.linalg.svd(left.T @ (weights.double()[:, None] * right), full_matrices=False)
     size = (strength[:rank] / rho).sqrt()[:, None]
     return (size * u.T[:rank]).to(x.dtype), (size * vt[:rank]).to(y.dtype)
 
@@ -91,3 +107,41 @@ def sin_theta(a: Float[Tensor, "d r"], b: Float[Tensor, "d r"]) -> Float[Tensor,
     wide = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     left, right = (torch.linalg.qr(t.to(wide)).Q for t in (a, b))
     return torch.linalg.matrix_norm(left - right @ (right.T @ left))
+
+
+def masked_solution(x: Float[Tensor, "n a"], rank: int) -> Float[Tensor, "r a"]:
+    """Return the linear map that contrast within one modality finds, where a view shows half of the coordinates.
+
+    A view keeps every coordinate with probability one half and the other view the rest. No coordinate meets itself, so
+    that, in expectation over masks, the linear loss's cross-covariance is a quarter of the covariance without its
+    diagonal, and the map is its `rank` leading eigenvectors. Noise that differs from coordinate to coordinate does not
+    enter, unlike in principal components; whatever makes coordinates vary together does, shared with another modality
+    or not.
+
+    Args:
+        x: one modality [n, a], not necessarily centred.
+        rank: how many directions r, from 1 to a.
+
+    Returns:
+        Orthonormal rows [r, a], largest eigenvalue first, in the precision of the input.
+
+    Raises:
+        ValueError: for fewer than two rows, or a rank out of range.
+
+    Reference:
+        Wenlong Ji, Zhun Deng, Ryumei Nakada, James Zou, Linjun Zhang, 2023, The Power of Contrast for Feature Learning:
+        A Theoretical Analysis.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 1.0, 5.0], [-1.0, -1.0, 5.0], [1.0, 1.0, -5.0], [-1.0, -1.0, -5.0]])
+        >>> masked_solution(x, rank=1).abs()  # the third coordinate varies most, and with nothing
+        tensor([[0.7071, 0.7071, 0.0000]])
+    """
+    if x.ndim != 2 or len(x) < 2:
+        raise ValueError(f"expected x [n, a] with at least two rows, found {tuple(x.shape)}.")
+    if not 1 <= rank <= x.shape[1]:
+        raise ValueError(f"rank must lie between 1 and the width {x.shape[1]}, found {rank}.")
+    centred = x.double() - x.double().mean(0)
+    covariance = centred.T @ centred
+    vectors = torch.linalg.eigh(covariance - covariance.diagonal().diag()).eigenvectors
+    return vectors.flip(1).T[:rank].to(x.dtype)

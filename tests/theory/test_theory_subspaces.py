@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from kinfolk.theory import sin_theta, svd_solution
+from kinfolk.theory import SpikedModel, sin_theta, svd_solution
 
-RANK, WIDTHS, NOISE, DRAWS = 10, (40, 39), 0.3, 5
+DRAWS = 5
 
 TABLE = {
     (1.0, 300): (0.316, 0.014),
@@ -31,21 +31,10 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def basis(d: int, r: int, generator: torch.Generator) -> Tensor:
-    return torch.linalg.qr(torch.randn(d, r, generator=generator, dtype=torch.float64)).Q
-
-
 def one_error(eta: float, n: int, seed: int) -> float:
     """Error of the left subspace for n pairs of two noisy modalities, of which the fraction eta belongs together."""
-    generator = torch.Generator().manual_seed(1000 * seed + n)
-    u1, u2 = (basis(d, RANK, generator) for d in WIDTHS)
-    z, other = torch.randn(2, n, RANK, generator=generator, dtype=torch.float64)
-    mixed = torch.where(torch.rand(n, 1, generator=generator) < eta, z, other)
-    x, y = (
-        code @ u.T + NOISE * torch.randn(n, d, generator=generator, dtype=torch.float64)
-        for code, u, d in ((z, u1, WIDTHS[0]), (mixed, u2, WIDTHS[1]))
-    )
-    return float(sin_theta(svd_solution(x, y, rank=RANK)[0].T, u1))
+    pairs = SpikedModel().draw(n, eta=eta, seed=seed)
+    return float(sin_theta(svd_solution(pairs.x, pairs.y, rank=10)[0].T, pairs.left))
 
 
 @functools.cache
