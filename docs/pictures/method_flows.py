@@ -149,6 +149,11 @@ FLOWS = {
         explainer ~> masked view
         labels ~> SupCon
     """,
+    "clip": """
+        image -> encoder -> head -> CLIP or SigLIP
+        caption -> text tower -> text head -> CLIP or SigLIP
+        captions' similarity ~> CLIP or SigLIP
+    """,
     "esupcon": """
         view 1 -> encoder -> head -> ESupCon
         view 2 -> encoder

@@ -20,6 +20,7 @@ from kinfolk.train.calibration import load_classifier
 from kinfolk.train.evaluation import measure, write_evaluation
 from kinfolk.train.files import write_text
 from kinfolk.train.processes import from_first_rank, on_first_rank
+from kinfolk.train.towers import load_towers
 
 Task = PlannedRun | PlannedReference
 
@@ -58,8 +59,14 @@ def perform(task: Task) -> None:
 def _measure_again(run: PlannedRun) -> None:
     """Evaluate a trained encoder by the protocols that are asked for now; the config follows when that is done."""
     there = Run(run.folder)
-    classifier = load_classifier(there, run.config)
-    found = measure(run.config, load_encoder(there), run.config.load(), cache=FeatureCache(), classifier=classifier)
+    found = measure(
+        run.config,
+        load_encoder(there),
+        run.config.load(),
+        cache=FeatureCache(),
+        classifier=load_classifier(there, run.config),
+        towers=load_towers(there, run.config),
+    )
     write_evaluation(there.evals_file, found)
     write_text(there.config_file, to_yaml(run.config))
 

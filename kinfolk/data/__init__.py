@@ -3,6 +3,7 @@
 from kinfolk.data.cache import CachedSource as CachedSource
 from kinfolk.data.cache import cached as cached
 from kinfolk.data.derived import CaptionNoiseConfig as CaptionNoiseConfig
+from kinfolk.data.derived import ClassCaptionsConfig as ClassCaptionsConfig
 from kinfolk.data.derived import ColouredConfig as ColouredConfig
 from kinfolk.data.derived import CompositeConfig as CompositeConfig
 from kinfolk.data.derived import CorruptedConfig as CorruptedConfig
@@ -132,6 +133,7 @@ __all__ = [
     "CaptionsConfig",
     "ClassBalancedSampler",
     "ClassBalancedSamplerConfig",
+    "ClassCaptionsConfig",
     "ClassNamesConfig",
     "ClassTable",
     "ClassTableConfig",

@@ -47,7 +47,10 @@ from kinfolk.evals.shot_accuracy import ShotAccuracy as ShotAccuracy
 from kinfolk.evals.subject import Subject as Subject
 from kinfolk.evals.table import format_table as format_table
 from kinfolk.evals.table import markdown_table as markdown_table
+from kinfolk.evals.text_retrieval import TextRetrieval as TextRetrieval
+from kinfolk.evals.towers import Towers as Towers
 from kinfolk.evals.transfer import Transfer as Transfer
+from kinfolk.evals.zero_shot import ZeroShot as ZeroShot
 
 __all__ = [
     "KNN",
@@ -85,7 +88,10 @@ __all__ = [
     "ShotAccuracy",
     "Subject",
     "SubjectEvaluator",
+    "TextRetrieval",
+    "Towers",
     "Transfer",
+    "ZeroShot",
     "adjusted_rand_index",
     "evaluate",
     "expected_calibration_error",

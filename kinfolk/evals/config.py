@@ -25,7 +25,9 @@ from kinfolk.evals.protocol import FeatureEvaluator, SubjectEvaluator
 from kinfolk.evals.retrieval import Retrieval
 from kinfolk.evals.sgd_probe import SGDProbe
 from kinfolk.evals.shot_accuracy import ShotAccuracy
+from kinfolk.evals.text_retrieval import TextRetrieval
 from kinfolk.evals.transfer import Transfer
+from kinfolk.evals.zero_shot import ZeroShot
 
 # The names of EvaluationConfig's fields, in the order of its documentation.
 Protocol = Literal[
@@ -48,6 +50,8 @@ Protocol = Literal[
     "background_shift",
     "attribution",
     "transfer",
+    "zero_shot",
+    "text_retrieval",
 ]
 
 
@@ -76,6 +80,8 @@ class EvaluationConfig:
         background_shift: other backgrounds, for sources with masks.
         attribution: does the classifier look at the object? For sources with masks.
         transfer: probes on other sources, which its `targets` name.
+        zero_shot: the nearest class name, for methods with a text tower.
+        text_retrieval: images among captions and captions among images, for methods with a text tower.
         batch_size: images per forward pass.
         baselines: whether raw pixels and an untrained encoder are measured beside the trained one.
         max_train_rows: training samples in use, a seeded subset; None takes all.
@@ -110,6 +116,8 @@ class EvaluationConfig:
     background_shift: BackgroundShift = field(default_factory=BackgroundShift)
     attribution: AttributionQuality = field(default_factory=AttributionQuality)
     transfer: Transfer = field(default_factory=Transfer)
+    zero_shot: ZeroShot = field(default_factory=ZeroShot)
+    text_retrieval: TextRetrieval = field(default_factory=TextRetrieval)
     batch_size: int = 256
     baselines: bool = True
     max_train_rows: int | None = None

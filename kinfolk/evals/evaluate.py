@@ -53,6 +53,7 @@ def evaluate(
     device: torch.device | str | None = None,
     cache: FeatureCache | None = None,
     classifier: nn.Module | None = None,
+    towers: nn.Module | None = None,
 ) -> Evaluation:
     """Run every protocol on the encoder, raw pixels, centred raw pixels and an untrained encoder.
 
@@ -72,6 +73,7 @@ def evaluate(
         device: where features are computed; None stays where each encoder is.
         cache: features on disk, which spare the encoders' work a second time; None keeps nothing.
         classifier: of the trained encoder, from images to logits, where its training made one.
+        towers: that the trained encoder is one of, with images and texts in one space, where it is.
 
     Raises:
         ValueError: for an empty split, or an encoder that does not give finite `[b, d]` features.
@@ -88,7 +90,7 @@ def evaluate(
         subject = Subject.of(
             name, module, train=train, test=test, pretraining=splits.train, view_maker=view_maker,
             batch_size=config.batch_size, device=device, cache=cache,
-            classifier=classifier if name == "trained" else None,
+            classifier=classifier if name == "trained" else None, towers=towers if name == "trained" else None,
         )  # fmt: skip
         if _two_views(view_maker) and "geometry" in config.protocols:
             subject = _with_view_pair(subject, config)

@@ -38,6 +38,7 @@ class Subject:
         device: where to compute; None stays where the encoder is.
         cache: features on disk; None keeps nothing.
         classifier_module: what training made to tell classes apart, from images to logits; None where it made none.
+        towers: what training made to have images and texts in one space, see `Towers`; None where it made none.
 
     Example:
         >>> from kinfolk.data import ArraySource
@@ -59,6 +60,7 @@ class Subject:
     device: torch.device | str | None = None
     cache: FeatureCache | None = None
     classifier_module: nn.Module | None = None
+    towers: nn.Module | None = None
 
     @classmethod
     def of(
@@ -74,6 +76,7 @@ class Subject:
         device: torch.device | str | None = None,
         cache: FeatureCache | None = None,
         classifier: nn.Module | None = None,
+        towers: nn.Module | None = None,
     ) -> Subject:
         """Extract the features of both sources and put everything together; without view pairs."""
         features = FeatureSplits(
@@ -81,7 +84,9 @@ class Subject:
             extract(encoder, test, batch_size=batch_size, device=device, cache=cache),
         )
         seen = pretraining or train
-        return cls(name, encoder, features, train, test, seen, view_maker, batch_size, device, cache, classifier)
+        return cls(
+            name, encoder, features, train, test, seen, view_maker, batch_size, device, cache, classifier, towers
+        )
 
     def extract(self, source: Source) -> Features:
         """Encode other images, such as corrupted ones; they are not kept on disk."""

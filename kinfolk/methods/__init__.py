@@ -7,6 +7,8 @@ from kinfolk.methods.bregman import Bregman as Bregman
 from kinfolk.methods.bregman import BregmanConfig as BregmanConfig
 from kinfolk.methods.cacr import CACR as CACR
 from kinfolk.methods.cacr import CACRConfig as CACRConfig
+from kinfolk.methods.clip import CLIP as CLIP
+from kinfolk.methods.clip import CLIPConfig as CLIPConfig
 from kinfolk.methods.cmc import CMC as CMC
 from kinfolk.methods.cmc import CMCConfig as CMCConfig
 from kinfolk.methods.contrast import QueueContrast as QueueContrast
@@ -58,6 +60,10 @@ from kinfolk.methods.simclr import SimCLR as SimCLR
 from kinfolk.methods.simclr import SimCLRConfig as SimCLRConfig
 from kinfolk.methods.supcon import SupCon as SupCon
 from kinfolk.methods.supcon import SupConConfig as SupConConfig
+from kinfolk.methods.text_tower import SentenceTower as SentenceTower
+from kinfolk.methods.text_tower import SentenceTowerConfig as SentenceTowerConfig
+from kinfolk.methods.text_tower import TransformersTower as TransformersTower
+from kinfolk.methods.text_tower import TransformersTowerConfig as TransformersTowerConfig
 from kinfolk.methods.uni_con import UniCon as UniCon
 from kinfolk.methods.uni_con import UniConConfig as UniConConfig
 from kinfolk.methods.xclr import XCLR as XCLR
@@ -65,6 +71,7 @@ from kinfolk.methods.xclr import XCLRConfig as XCLRConfig
 
 __all__ = [
     "CACR",
+    "CLIP",
     "CMC",
     "FNC",
     "IFND",
@@ -76,6 +83,7 @@ __all__ = [
     "Bregman",
     "BregmanConfig",
     "CACRConfig",
+    "CLIPConfig",
     "CMCConfig",
     "ClassCountsConfig",
     "ClassesConfig",
@@ -117,11 +125,15 @@ __all__ = [
     "ResCom",
     "ResComConfig",
     "SCEConfig",
+    "SentenceTower",
+    "SentenceTowerConfig",
     "SimCLR",
     "SimCLRConfig",
     "SupCon",
     "SupConConfig",
     "TrainingPlan",
+    "TransformersTower",
+    "TransformersTowerConfig",
     "UniCon",
     "UniConConfig",
     "ViewContrast",

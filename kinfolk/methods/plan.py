@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ class TrainingPlan(NamedTuple):
         features: from a module to the rows ``[N, d]`` that it gives for all training samples, unaugmented, in eval mode
             and without gradient, in the order of ``ids``. It costs a pass over the data. Every rank must call it at the
             same step, and all receive all rows.
+        captions: of the training samples that have one, in any order; None where there are none.
 
     Example:
         >>> import torch
@@ -33,6 +34,7 @@ class TrainingPlan(NamedTuple):
     steps_per_epoch: int
     ids: Int64[Tensor, " N"] | None
     features: Callable[[nn.Module], Float[Tensor, "N d"]]
+    captions: Sequence[str] | None = None
 
     def known_ids(self, method: str) -> Int64[Tensor, " N"]:
         """Return the ids, for a method that keeps something about every sample.

@@ -42,6 +42,8 @@ from kinfolk.nn.resnet import ResNet18Config as ResNet18Config
 from kinfolk.nn.resnet50 import ResNet50 as ResNet50
 from kinfolk.nn.resnet50 import ResNet50Config as ResNet50Config
 from kinfolk.nn.standardise import Standardise as Standardise
+from kinfolk.nn.text_transformer import TextTransformer as TextTransformer
+from kinfolk.nn.text_transformer import TextTransformerConfig as TextTransformerConfig
 from kinfolk.nn.timm_encoder import TimmConfig as TimmConfig
 from kinfolk.nn.timm_encoder import TimmEncoder as TimmEncoder
 from kinfolk.nn.transformers_encoder import TransformersConfig as TransformersConfig
@@ -77,6 +79,8 @@ __all__ = [
     "SplitBatchNorm",
     "Standardise",
     "SynchronisedBatchNorm",
+    "TextTransformer",
+    "TextTransformerConfig",
     "TimmConfig",
     "TimmEncoder",
     "TransformersConfig",

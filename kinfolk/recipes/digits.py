@@ -10,13 +10,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from kinfolk.data import ClassTableConfig, DigitsConfig
-from kinfolk.data.derived import ColouredConfig, ImbalancedConfig, OpenWorldConfig
+from kinfolk.data.derived import ClassCaptionsConfig, ColouredConfig, ImbalancedConfig, OpenWorldConfig
 from kinfolk.data.views import MultiViewsConfig, ViewsConfig, digits_views
-from kinfolk.evals import KNN, EvaluationConfig
+from kinfolk.evals import KNN, EvaluationConfig, ZeroShot
 from kinfolk.methods import (
     AdversarialConfig,
     BregmanConfig,
     CACRConfig,
+    CLIPConfig,
     CrossEntropyConfig,
     EpsSupConfig,
     ESupConConfig,
@@ -39,7 +40,7 @@ from kinfolk.methods import (
     UniConConfig,
     XCLRConfig,
 )
-from kinfolk.nn import Attack, SmallConvConfig
+from kinfolk.nn import Attack, SmallConvConfig, TextTransformerConfig
 from kinfolk.train import AdamWConfig, MethodConfig, TrainConfig
 
 # Digits by the strokes they are made of; a matter of taste, and good enough to show a graph beyond equal labels.
@@ -77,6 +78,18 @@ def logit_adjusted(*, moved: bool = False) -> TrainConfig:
 def uni_con(*, moved: bool = False) -> TrainConfig:
     """UniCon with all labels; the mixtures are made, not read: as many image views as the others, twice the work."""
     return _digits(UniConConfig(temperature=0.1), moved=moved)
+
+
+def clip(*, moved: bool = False) -> TrainConfig:
+    """CLIP with captions made of the digits' names, and a small transformer that learns to read them."""
+    text = TextTransformerConfig(width=64, length=24)
+    config = _digits(CLIPConfig(text=text, same_caption="known"), moved=moved)
+    evaluation = replace(
+        config.evaluation,
+        protocols=(*config.evaluation.protocols, "zero_shot"),
+        zero_shot=ZeroShot(templates=("the digit {}",)),
+    )
+    return replace(config, derived=(ClassCaptionsConfig("the digit {}"),), evaluation=evaluation)
 
 
 def e_sup_con(*, moved: bool = False) -> TrainConfig:
@@ -256,6 +269,7 @@ METHODS: dict[str, Callable[..., TrainConfig]] = {
     "cross-entropy": cross_entropy,
     "logit-adjusted": logit_adjusted,
     "unicon": uni_con,
+    "clip": clip,
     "esupcon": e_sup_con,
     "excon": ex_con,
     "excon-b": ex_con_b,

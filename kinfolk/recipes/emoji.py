@@ -20,6 +20,7 @@ from kinfolk.data.views import (
 from kinfolk.evals import KNN, CrossRetrieval, EvaluationConfig
 from kinfolk.methods import (
     CACRConfig,
+    CLIPConfig,
     CMCConfig,
     MoCoConfig,
     ReLICConfig,
@@ -62,6 +63,22 @@ def xclr() -> TrainConfig:
     return replace(_emoji(XCLRConfig(temperature=0.1)), relation=CaptionsConfig(perplexity=PERPLEXITY))
 
 
+def clip() -> TrainConfig:
+    """CLIP on pictures and captions: a small transformer reads the captions; one view, as many pictures in all."""
+    return _emoji_and_text(CLIPConfig())
+
+
+def siglip() -> TrainConfig:
+    """SigLIP: the same towers, and a yes or no for every pair."""
+    return replace(_emoji_and_text(CLIPConfig(loss="sigmoid")), name="siglip-emoji")
+
+
+def clip_captions() -> TrainConfig:
+    """CLIP whose target is half the own pair and half the captions' similarity."""
+    config = _emoji_and_text(CLIPConfig(caption_share=0.5))
+    return replace(config, name="clip-captions-emoji", relation=CaptionsConfig(perplexity=PERPLEXITY))
+
+
 def cacr() -> TrainConfig:
     """CACR with four positives, no labels; as many image views as the others see."""
     config = _emoji(CACRConfig(t_pos=1.0, t_neg=2.0))
@@ -89,6 +106,13 @@ PERPLEXITY = 10.0
 """Of the caption graph over a batch: to how many other pictures an anchor is pulled."""
 
 
+def _emoji_and_text(method: MethodConfig) -> TrainConfig:
+    config = _emoji(method)
+    evaluation = replace(config.evaluation, protocols=(*config.evaluation.protocols, "text_retrieval", "zero_shot"))
+    views = drawing_views(count=1)
+    return replace(config, views=views, epochs=2 * config.epochs, checkpoint_every_epochs=10, evaluation=evaluation)
+
+
 def _emoji(method: MethodConfig) -> TrainConfig:
     return TrainConfig(
         name=f"{method.kind}-emoji",
@@ -114,6 +138,9 @@ METHODS: dict[str, Callable[..., TrainConfig]] = {
     "moco": moco,
     "supcon": supcon,
     "xclr": xclr,
+    "clip": clip,
+    "siglip": siglip,
+    "clip-captions": clip_captions,
     "cacr": cacr,
     "cmc": cmc,
     "relic": relic,

@@ -58,8 +58,9 @@ def fit_unpaired(
 
     Matches also teach what each modality looks like by itself, right or wrong: where a modality's strongest directions
     are the shared ones that helps even with few right matches, and where they are its own, rounds forget what the pairs
-    knew. So the last pairs are held out, and the first round that makes the contrastive loss of the held-out pairs
-    worse ends the rounds and is dropped. The maps returned are fitted on all pairs and the matches that were kept.
+    knew. So the last pairs are held out, and the first round that makes their contrastive loss worse by more than the
+    standard error of that difference ends the rounds and is dropped. The maps returned are fitted on all pairs and the
+    matches that were kept.
 
     Args:
         x, y: pairs [n, a] and [n, b], in random order.
@@ -118,23 +119,29 @@ def fit_unpaired(
             weights=torch.cat([x.new_ones(pairs), matches.confidence[rows].to(x.dtype)]),
         )
 
-    def held_out_loss(maps: tuple[Tensor, Tensor]) -> float:
+    def held_out(maps: tuple[Tensor, Tensor]) -> Tensor:
         a, b = (normalize(t, dim=1) for t in scored(*maps, x[fitted:], y[fitted:]))
         logits, own = a @ b.T / temperature, torch.arange(held, device=a.device)
-        return float(cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
+        return (cross_entropy(logits, own, reduction="none") + cross_entropy(logits.T, own, reduction="none")) / 2
 
     maps, matches, kept = fit(fitted, None), list[Match](), 0
-    losses = [held_out_loss(maps)] if held else []
+    losses = [held_out(maps)] if held else []
     for _ in range(rounds if len(more_x) and len(more_y) else 0):
         found = scored(*maps, more_x, more_y)
         matches.append(match(found, how=how, temperature=temperature, normalize=True))
         maps = fit(fitted, matches[-1])
         if held:
-            losses.append(held_out_loss(maps))
-            if losses[-1] >= losses[-2]:
+            losses.append(held_out(maps))
+            worse = losses[-1] - losses[-2]
+            if worse.mean() > worse.std() / held**0.5:
                 break
         kept += 1
-    return UnpairedFit(*fit(len(x), matches[kept - 1] if kept else None), tuple(matches), kept, tuple(losses))
+    return UnpairedFit(
+        *fit(len(x), matches[kept - 1] if kept else None),
+        tuple(matches),
+        kept,
+        tuple(float(loss.mean()) for loss in losses),
+    )
 
 
 def match_precision(columns: Int[Tensor, " n"], truth: Int[Tensor, " n"]) -> float:

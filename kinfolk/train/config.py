@@ -23,6 +23,7 @@ from kinfolk.data import (
 )
 from kinfolk.data.derived import (
     CaptionNoiseConfig,
+    ClassCaptionsConfig,
     ColouredConfig,
     CompositeConfig,
     CorruptedConfig,
@@ -41,6 +42,7 @@ from kinfolk.methods import (
     AdversarialConfig,
     BregmanConfig,
     CACRConfig,
+    CLIPConfig,
     CMCConfig,
     CrossEntropyConfig,
     EpsSupConfig,
@@ -82,6 +84,7 @@ from kinfolk.train.serialization import decode, encode, flatten
 DerivedConfig = (
     ImbalancedConfig
     | LabelNoiseConfig
+    | ClassCaptionsConfig
     | CaptionNoiseConfig
     | FewLabelsConfig
     | ColouredConfig
@@ -133,6 +136,7 @@ MethodConfig = (
     | OpenConConfig
     | CrossEntropyConfig
     | UniConConfig
+    | CLIPConfig
 )
 OptimizerConfig = AdamWConfig | SGDConfig | LARSConfig
 

@@ -21,6 +21,7 @@ from kinfolk.train.config import SourceConfig, TrainConfig, load_config
 from kinfolk.train.device import resolve_device
 from kinfolk.train.files import atomic_path, write_text
 from kinfolk.train.runs import Run, build_encoder, describe_encoder, load_encoder
+from kinfolk.train.towers import load_towers
 
 
 def evaluate_run(
@@ -51,7 +52,8 @@ def evaluate_run(
         config = replace(config, evaluation=evaluation)
     splits = config.load() if source is None else _load_other(config, source)
     _check_channels(run, splits)
-    found = measure(config, encoder, splits, cache=cache, classifier=load_classifier(run, config))
+    classifier, towers = load_classifier(run, config), load_towers(run, config)
+    found = measure(config, encoder, splits, cache=cache, classifier=classifier, towers=towers)
     file = Run(folder).evals_file if source is None else folder / f"evals-{source.kind}.json"
     kept = [] if evaluation is None else _of_other_protocols(file, found)
     write_evaluation(file, Evaluation([*kept, *found.records], found.notes))
@@ -65,10 +67,12 @@ def measure(
     *,
     cache: FeatureCache | None = None,
     classifier: nn.Module | None = None,
+    towers: nn.Module | None = None,
 ) -> Evaluation:
     """Run the config's protocols on an encoder and the baselines; the untrained one has the run's initial weights.
 
-    `classifier` is what the method learnt to tell classes apart, from images to logits; see `load_classifier`.
+    `classifier` is what the method learnt to tell classes apart, from images to logits; see `load_classifier`. `towers`
+    have images and texts in one space; see `load_towers`.
     """
     return evaluate(
         encoder,
@@ -80,6 +84,7 @@ def measure(
         device=resolve_device(config.device),
         cache=cache,
         classifier=classifier,
+        towers=towers,
     )
 
 

@@ -38,6 +38,7 @@ from kinfolk.train.runs import (
     view_shape,
 )
 from kinfolk.train.step import forward_backward
+from kinfolk.train.towers import load_towers
 from kinfolk.train.tracking import MetricsFile, Progress, truncate_metrics
 
 
@@ -216,8 +217,8 @@ def _finish(
     )
     export_encoder(run, encoder, description)
     begun = time.perf_counter()
-    classifier = load_classifier(run.folder, config)
-    found = measure(config, load_encoder(run), splits, cache=FeatureCache(), classifier=classifier)
+    classifier, towers = load_classifier(run.folder, config), load_towers(run.folder, config)
+    found = measure(config, load_encoder(run), splits, cache=FeatureCache(), classifier=classifier, towers=towers)
     facts = {**facts, "evaluation_seconds": round(time.perf_counter() - begun, 1)}
     write_evaluation(run.evals_file, found)
     for record in found.records:

@@ -14,6 +14,7 @@ from kinfolk.methods import (
     AdversarialConfig,
     BregmanConfig,
     CACRConfig,
+    CLIPConfig,
     CrossEntropyConfig,
     EpsSupConfig,
     ESupConConfig,
@@ -38,10 +39,12 @@ from kinfolk.methods import (
     UniConConfig,
     XCLRConfig,
 )
-from kinfolk.nn import Attack, HeadConfig, SmallConvConfig
+from kinfolk.nn import Attack, HeadConfig, SmallConvConfig, TextTransformerConfig
 
 _HEAD = HeadConfig(hidden=32, out_dim=16)
 _NORMED = HeadConfig(hidden=32, out_dim=16, norm="batch")
+_TEXT = TextTransformerConfig(width=16, layers=1, heads=2, length=16)
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _COUNTED = {"classes": 10, "class_counts": (150,) * 5 + (120,) * 5}
 _NEAREST = FalseNegativesConfig(detector="similarity", share=0.1, start=0.1)
 CONFIGS = {
@@ -67,6 +70,8 @@ CONFIGS = {
     "unicon": UniConConfig(head=_HEAD),
     "unicon-cutmix": UniConConfig(mixer="cutmix", head=_NORMED),
     "xclr": XCLRConfig(head=_HEAD),
+    "clip": CLIPConfig(text=_TEXT, same_caption="known", image_weight=1.0),
+    "siglip": CLIPConfig(text=_TEXT, loss="sigmoid", logit_bias=-2.0, same_caption="known", image_weight=1.0),
     "cacr": CACRConfig(),
     "cacr-queue": CACRConfig(queue_size=160, batch_norm_splits=4, head=_HEAD),
     "ifnd": IFNDConfig(
@@ -101,7 +106,8 @@ def digits(source):
         side = F.one_hot(data["labels"], 10).float()
         shown = maker(data["images"], data["ids"], epoch=step)
         known = {"ids": data["ids"], "labels": data["labels"], "bias_labels": data["ids"] % 3}
-        return {"views": shown, **known, "text_embedding": side}
+        text = [NAMES[label] for label in data["labels"].tolist()]
+        return {"views": shown, **known, "text": text, "text_embedding": side}
 
     return batch
 

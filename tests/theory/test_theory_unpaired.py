@@ -47,7 +47,7 @@ def test_held_out_pairs_stop_rounds_that_forget_what_the_pairs_knew() -> None:
     assert sin_theta(trusting.g1.T, left) > pairs_alone + 0.2
     assert checked.kept == 0
     assert len(checked.matches) == 1
-    assert checked.losses[1] >= checked.losses[0]
+    assert checked.losses[1] > checked.losses[0] + 0.1
     torch.testing.assert_close(sin_theta(checked.g1.T, left), pairs_alone)
     assert (trusting.kept, trusting.losses) == (3, ())
 

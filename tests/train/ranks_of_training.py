@@ -30,6 +30,7 @@ from kinfolk.methods import (
     AdversarialConfig,
     BregmanConfig,
     CACRConfig,
+    CLIPConfig,
     CMCConfig,
     CrossEntropyConfig,
     EpsSupConfig,
@@ -57,7 +58,7 @@ from kinfolk.methods import (
     UniConConfig,
     XCLRConfig,
 )
-from kinfolk.nn import Attack, HeadConfig, SmallConvConfig, SynchronisedBatchNorm
+from kinfolk.nn import Attack, HeadConfig, SmallConvConfig, SynchronisedBatchNorm, TextTransformerConfig
 from kinfolk.recipes import recipe, smoke
 from kinfolk.train import (
     SGDConfig,
@@ -107,6 +108,7 @@ class TwoBranchesConfig:
         return CMCConfig(temperature=0.3, bank=True, bank_negatives=50, head=HEAD).build(pair)
 
 
+TEXT = TextTransformerConfig(width=8, layers=1, heads=2, length=12)
 NEAREST = FalseNegativesConfig(detector="similarity", share=0.3, start=0.0)
 COUNTED: dict[str, Any] = {"classes": 10, "class_counts": (90,) * 3 + (9,) * 7}
 METHODS = {
@@ -127,6 +129,9 @@ METHODS = {
     "unicon-cutmix": UniConConfig(mixer="cutmix", head=HEAD),
     "xclr": XCLRConfig(head=HEAD),
     "xclr-relation": XCLRConfig(head=HEAD),
+    "clip": CLIPConfig(text=TEXT, same_caption="known", image_weight=0.5),
+    "clip-relation": CLIPConfig(text=TEXT, caption_share=0.4, image_weight=0.5),
+    "siglip": CLIPConfig(text=TEXT, loss="sigmoid", same_caption="known"),
     "cacr": CACRConfig(head=HEAD),
     "cacr-queue": CACRConfig(queue_size=20, momentum=0.8, head=HEAD),
     "cmc-bank": TwoBranchesConfig(),
@@ -188,7 +193,8 @@ def batch_of(name: str, step: int, *, n: int = 14) -> dict[str, Any]:
     known = {"ids": data["ids"], "labels": data["labels"], "bias_labels": data["ids"] % 3}
     if name == "opencon":  # an open world: the first five digits are known, most of their samples labelled
         known["labels"] = data["labels"].where((data["labels"] < 5) & (data["ids"] % 4 > 0), -1)
-    return {"views": views, **known, "text_embedding": side}
+    text = [f"digit {label}" for label in known["labels"].tolist()]
+    return {"views": views, **known, "text": text, "text_embedding": side}
 
 
 def share_of(batch: Any, sizes: Sequence[int], rank: int) -> Any:

@@ -2,6 +2,7 @@
 
 from kinfolk.data.derived.biased import ColouredConfig, TexturedConfig
 from kinfolk.data.derived.caption_noise import CaptionNoiseConfig
+from kinfolk.data.derived.class_captions import ClassCaptionsConfig
 from kinfolk.data.derived.composites import CompositeConfig
 from kinfolk.data.derived.corruptions import CORRUPTIONS, CorruptedConfig, corrupt
 from kinfolk.data.derived.few_labels import FewLabelsConfig
@@ -16,6 +17,7 @@ __all__ = [
     "CIFAR10_CONFUSIONS",
     "CORRUPTIONS",
     "CaptionNoiseConfig",
+    "ClassCaptionsConfig",
     "ColouredConfig",
     "CompositeConfig",
     "CorruptedConfig",
