@@ -1,4 +1,4 @@
-"""Commands about data: prepare, inspect, shard, saliency; and about graphs: inspect."""
+"""Commands about data: prepare, inspect, shard, saliency, audit; and about graphs: inspect."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _RELATION_HELP = "captions, class-names, labels, attributes, hierarchy, time, kn
 
 
 def add_data_commands(commands: Any) -> None:
-    """Add ``data prepare``, ``data inspect``, ``data shard`` and ``data saliency``."""
+    """Add ``data prepare``, ``data inspect``, ``data shard``, ``data saliency`` and ``data audit``."""
     group = command(commands, "data", None, "prepare, inspect, or rewrite data")
     kinds = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -44,6 +44,15 @@ def add_data_commands(commands: Any) -> None:
     saliency.add_argument("--out", metavar="DIR", required=True, help="where the masks go")
     saliency.add_argument("--method", default="auto", help="how; see kinfolk.data.saliency (default: auto)")
     saliency.add_argument("--overwrite", action="store_true", help="replace masks that are there")
+
+    audit = command(kinds, "audit", _audit, "find captions that do not belong to their images, and captions alike")
+    audit.add_argument("run", metavar="RUN", help="a finished run of a method with a text tower, such as CLIP")
+    audit.add_argument("source", metavar="SOURCE", help=DATA_HELP)
+    audit.add_argument("--out", metavar="DIR", help="where page, pictures and lists go (default: audits/RUN)")
+    audit.add_argument(
+        "--neighbours", metavar="N", type=int, default=10, help="look-alikes that are asked (default: 10)"
+    )
+    _add_derive(audit)
 
 
 def add_graph_commands(commands: Any) -> None:
@@ -102,6 +111,17 @@ def _inspect(arguments: argparse.Namespace) -> None:
     print(format_inspection(inspect_source(splits)))
     if arguments.sheet is not None:
         print(f"sheet  {sample_sheet(splits, arguments.sheet)}")
+
+
+def _audit(arguments: argparse.Namespace) -> None:
+    from kinfolk.report.audit import write_audit
+
+    out = Path(arguments.out or Path("audits") / Path(arguments.run).name)
+    found = write_audit(arguments.run, _load(arguments).train, out, neighbours=arguments.neighbours)
+    print(
+        f"{int(found.suspected.sum())} of {len(found.suspected)} pairs are suspected, {len(found.alike)} captions alike"
+    )
+    print(out / "index.html")
 
 
 def _shard(arguments: argparse.Namespace) -> None:

@@ -61,14 +61,15 @@ class TextRetrieval(SubjectEvaluator):
         captions = subject.test.text
         if subject.towers is None or captions is None:
             return
-        images = image_rows(subject)
+        size, device = subject.batch_size, subject.device
+        images = image_rows(subject.towers, subject.test, batch_size=size, device=device)
         by_id = dict(zip(subject.test.ids.tolist(), captions, strict=True))
         shown = [by_id[number] for number in images.ids.tolist()]
         distinct = sorted(set(shown))
         number = {caption: place for place, caption in enumerate(distinct)}
         own = torch.tensor([number[caption] for caption in shown])
         every = torch.arange(len(distinct))
-        rows, texts = normalised(images.rows), text_rows(subject, distinct)
+        rows, texts = normalised(images.rows), text_rows(subject.towers, distinct, batch_size=size, device=device)
         details = {"images": len(shown), "captions": len(distinct)}
         for name, ranks in (
             ("image to text", first_hit_ranks(rows, texts, own, every)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from kinfolk.data.sources import Source
     from kinfolk.evals.features import Features
-    from kinfolk.evals.subject import Subject
 
 
 @runtime_checkable
@@ -42,16 +42,18 @@ class _Images(nn.Module):
         return self.towers.encode_images(images)  # type: ignore[operator]
 
 
-def image_rows(subject: Subject) -> Features:
-    """Return where the test images lie in the common space."""
-    assert isinstance(subject.towers, nn.Module)
-    return extract(_Images(subject.towers), subject.test, batch_size=subject.batch_size, device=subject.device)
+def image_rows(
+    towers: nn.Module, source: Source, *, batch_size: int = 256, device: torch.device | str | None = None
+) -> Features:
+    """Return where a source's images lie in the common space."""
+    return extract(_Images(towers), source, batch_size=batch_size, device=device)
 
 
-def text_rows(subject: Subject, texts: Sequence[str]) -> Float[Tensor, "n d"]:
+def text_rows(
+    towers: nn.Module, texts: Sequence[str], *, batch_size: int = 256, device: torch.device | str | None = None
+) -> Float[Tensor, "n d"]:
     """Return where texts lie in the common space, normalised, in float64 on the CPU."""
-    assert isinstance(subject.towers, nn.Module)
-    size = subject.batch_size
-    with evaluating(subject.towers, device=subject.device), torch.no_grad():
-        parts = [subject.towers.encode_text(texts[i : i + size]).cpu() for i in range(0, len(texts), size)]  # type: ignore[operator]
+    encode: Callable[[Sequence[str]], Tensor] = towers.encode_text  # type: ignore[assignment]
+    with evaluating(towers, device=device), torch.no_grad():
+        parts = [encode(texts[start : start + batch_size]).cpu() for start in range(0, len(texts), batch_size)]
     return normalised(torch.cat(parts))

@@ -63,7 +63,9 @@ class ZeroShot(SubjectEvaluator):
         names = subject.test.class_names
         if subject.towers is None or names is None:
             return
-        images = image_rows(subject).labelled()
+        images = image_rows(
+            subject.towers, subject.test, batch_size=subject.batch_size, device=subject.device
+        ).labelled()
         assert images.labels is not None
         present = images.labels.unique()
         scores = normalised(images.rows) @ self._classes(subject, [names[k] for k in present.tolist()]).T
@@ -77,5 +79,6 @@ class ZeroShot(SubjectEvaluator):
     def _classes(self, subject: Subject, names: Sequence[str]) -> Float[Tensor, "k d"]:
         read = [name.replace("-", " ").replace("_", " ") for name in names]
         prompts = [template.replace("{}", name) for name in read for template in self.templates]
-        rows = text_rows(subject, prompts)
+        assert subject.towers is not None
+        rows = text_rows(subject.towers, prompts, batch_size=subject.batch_size, device=subject.device)
         return torch.nn.functional.normalize(rows.unflatten(0, (len(read), len(self.templates))).mean(1), dim=1)

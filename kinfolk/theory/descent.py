@@ -29,6 +29,11 @@ class Descent:
             for the cross-covariance of that step, ``SVD_r(S) / rho`` [steps].
         distance: after every step, how far the subspace of G1 is from that of ``SVD_r(S)`` [steps].
         spectrum: the r + 1 largest singular values of the last S, which tell whether a rank of r is there to be found.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+        >>> descend(x, x, 1, steps=3).alignment.shape
+        torch.Size([3])
     """
 
     g1: Float[Tensor, "r a"]

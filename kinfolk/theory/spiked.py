@@ -23,6 +23,10 @@ class SpikedPairs:
         clean: whether a pair shares its code [n].
         left: orthonormal basis [d1, r] of what the code looks like in x.
         right: the same in y [d2, r].
+
+    Example:
+        >>> SpikedModel(dims=(6, 5), rank=2).draw(3).left.shape
+        torch.Size([6, 2])
     """
 
     x: Float[Tensor, "n a"]

@@ -28,6 +28,11 @@ class UnpairedFit:
         matches: what every round matched, before it fitted anew; the first by the maps of the pairs alone.
         kept: how many rounds the maps rest on; fewer than `matches` where the held-out pairs spoke against the last.
         losses: on the held-out pairs, before the first round and after each; empty without validation.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+        >>> fit_unpaired(x, x, x, x, 1, rounds=1, validation=0).matches[0].columns
+        tensor([0, 1])
     """
 
     g1: Float[Tensor, "r a"]
