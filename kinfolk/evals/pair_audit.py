@@ -24,8 +24,8 @@ class PairAudit:
         similarity: cosine of the pair in the common space [n].
         agreement: how much the caption resembles those of the images that look most alike, less how much a caption
             resembles any other, as cosines of texts [n].
-        suspicion: of not belonging together, from 0 to 1 [n]: the mean of the pair's ranks by low similarity and by
-            low agreement.
+        suspicion: of not belonging together [n]: by how many standard deviations similarity and agreement lie below
+            their means, on average of the two.
         suspected: pairs on the far side of a mixture of two normals fitted to the suspicion [n].
         alike: pairs of rows ``(i, j)`` with different captions of which each fits the other's image as well as its own
             does, most alike first [p, 2]: to a contrast they are false negatives.
@@ -85,12 +85,12 @@ def audit_pairs(
     _, near = nearest(pictures, pictures, k=neighbours, exclude=torch.arange(n))
     beside = torch.where((near >= 0)[..., None], words[near.clamp_min(0)], 0.0).sum(1) / (near >= 0).sum(1)[:, None]
     agreement = (words * (beside - words.mean(0))).sum(1)
-    suspicion = (_ranks(-similarity) + _ranks(-agreement)) / 2
+    suspicion = -(_standardised(similarity) + _standardised(agreement)) / 2
     return PairAudit(
         similarity,
         agreement,
         suspicion,
-        _far_side(-(_standardised(similarity) + _standardised(agreement))),
+        _far_side(suspicion),
         _alike(pictures, words, similarity, captions, most_alike),
     )
 
@@ -122,13 +122,6 @@ def detection(found: Bool[Tensor, " n"], suspicion: Float[Tensor, " n"], wrong: 
         "average precision": float((hits * order).sum() / total) if total else float("nan"),
         "precision at the true number": float(order[:total].mean()) if total else float("nan"),
     }
-
-
-def _ranks(values: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
-    """Ranks from 0 to 1, the smallest value 0, equal values alike."""
-    _, place, counts = values.unique(return_inverse=True, return_counts=True)
-    middle = counts.cumsum(0) - (counts + 1) / 2
-    return middle[place].double() / max(1, len(values) - 1)
 
 
 def _standardised(values: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:

@@ -28,7 +28,7 @@ from kinfolk.methods import (
     SupConConfig,
     XCLRConfig,
 )
-from kinfolk.nn import ColourBranchesConfig, SmallConvConfig
+from kinfolk.nn import ColourBranchesConfig, SmallConvConfig, TextTransformerConfig
 from kinfolk.train import AdamWConfig, MethodConfig, TrainConfig
 
 
@@ -65,17 +65,17 @@ def xclr() -> TrainConfig:
 
 def clip() -> TrainConfig:
     """CLIP on pictures and captions: a small transformer reads the captions; one view, as many pictures in all."""
-    return _emoji_and_text(CLIPConfig())
+    return _emoji_and_text(CLIPConfig(text=_READER))
 
 
 def siglip() -> TrainConfig:
     """SigLIP: the same towers, and a yes or no for every pair."""
-    return replace(_emoji_and_text(CLIPConfig(loss="sigmoid")), name="siglip-emoji")
+    return replace(_emoji_and_text(CLIPConfig(text=_READER, loss="sigmoid")), name="siglip-emoji")
 
 
 def clip_captions() -> TrainConfig:
     """CLIP whose target is half the own pair and half the captions' similarity."""
-    config = _emoji_and_text(CLIPConfig(caption_share=0.5))
+    config = _emoji_and_text(CLIPConfig(text=_READER, caption_share=0.5))
     return replace(config, name="clip-captions-emoji", relation=CaptionsConfig(perplexity=PERPLEXITY))
 
 
@@ -104,6 +104,9 @@ def relic() -> TrainConfig:
 
 PERPLEXITY = 10.0
 """Of the caption graph over a batch: to how many other pictures an anchor is pulled."""
+
+
+_READER = TextTransformerConfig(length=32)  # the names, and few of the keywords after them
 
 
 def _emoji_and_text(method: MethodConfig) -> TrainConfig:

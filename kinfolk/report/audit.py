@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -185,9 +186,13 @@ def _truth(found: PairAudit, captions: Sequence[str], true: Sequence[str]) -> Se
         "agreement alone": detection(none, -found.agreement, wrong),
     }
     head = ("by", *next(iter(scores.values())))
-    table = table_html(head, [(name, *(f"{100 * v:.1f} %" for v in one.values())) for name, one in scores.items()])
+    table = table_html(head, [(name, *map(_percent, one.values())) for name, one in scores.items()])
     said = f"The source knows the true captions: {int(wrong.sum()):,} of {len(wrong):,} are wrong."
     return Section("truth", "How many wrong pairs were found", paragraph_html(said) + table)
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.1f} %"
 
 
 def _draw(
