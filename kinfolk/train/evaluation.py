@@ -89,8 +89,9 @@ def measure(
 
 
 def labels_used(config: TrainConfig) -> Any:
-    """Which labels pretraining sees, through the method, its class table or its sampler: "none" or "all"."""
-    seen = (getattr(config.relation, "labels_used", "none"), config.method.labels_used)
+    """Which labels pretraining sees: through the method, its relation, captions made of them, or its sampler."""
+    parts = (config.method, config.relation, *config.derived)
+    seen = [getattr(part, "labels_used", "none") for part in parts]
     return "all" if "all" in seen or config.sampler.uses_labels else "none"
 
 

@@ -14,6 +14,7 @@ from kinfolk.data import ArraySource
 from kinfolk.evals import RawPixels, Subject, TextRetrieval, ZeroShot
 from kinfolk.recipes import recipe, smoke
 from kinfolk.train import evaluate_run, fit
+from kinfolk.train.evaluation import labels_used
 
 NAMES = ("red-fox", "blue_whale", "cat", "dog", "emu", "gnu", "yak")
 
@@ -143,3 +144,9 @@ def test_a_run_measures_its_towers_and_does_so_again(tmp_path: Path) -> None:
     assert 1 <= found["trained", "median rank, image to text"] <= 10
     again = {(r.encoder, r.metric): r.value for r in evaluate_run(tmp_path / "run") if (r.encoder, r.metric) in found}
     assert again == found
+
+
+def test_captions_made_of_labels_count_as_labels() -> None:
+    assert labels_used(recipe("clip-digits")) == "all"
+    assert labels_used(replace(recipe("clip-digits"), derived=())) == "none"
+    assert labels_used(recipe("clip-emoji")) == "none"

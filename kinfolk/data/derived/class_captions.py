@@ -35,6 +35,7 @@ class ClassCaptionsConfig:
     """
 
     kind: ClassVar[str] = "class-captions"
+    labels_used: ClassVar[str] = "all"
     template: str = "a picture of a {}"
 
     def __post_init__(self) -> None:
