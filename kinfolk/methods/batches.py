@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from kinfolk import distributed
+from kinfolk.graphs import checked_labels
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
 
@@ -83,31 +86,38 @@ def encode_views(
 
 
 def read_ids(batch: Mapping[str, Any]) -> Int64[Tensor, " n"]:
-    """Return the ids of a batch's samples; without any, every sample of this batch is one of its own.
+    """Return the ids of a batch's samples; without any, every sample of the batch of all processes is one of its own.
 
     Example:
         >>> read_ids({"views": [torch.zeros(3, 1, 8, 8)] * 2}).tolist()
         [0, 1, 2]
     """
-    if "ids" in batch:
+    if batch.get("ids") is not None:
         return batch["ids"]
     first = batch["views"][0]
-    return torch.arange(len(first), device=first.device)
+    return distributed.rank() + distributed.world_size() * torch.arange(len(first), device=first.device)
 
 
 def read_labels(batch: Mapping[str, Any], *, method: str) -> Int64[Tensor, " n"]:
     """Return the labels of a batch, one per sample.
 
     Raises:
-        ValueError: the batch has none; the message says which methods need none.
+        TypeError: for labels that are not integers.
+        ValueError: the batch has none (the message says which methods need none), or not one for each image, or one
+            below -1.
 
     Example:
         >>> read_labels({"labels": torch.tensor([2, 0])}, method="SupCon").tolist()
         [2, 0]
     """
-    if batch.get("labels") is None:
+    labels = batch.get("labels")
+    if labels is None:
         raise ValueError(
             f"{method} needs labels in the batch, found keys {sorted(batch)}; "
             "use a source with labels (-1 marks an unlabelled sample), or a method without: SimCLR, MoCo, CACR."
         )
-    return batch["labels"]
+    views = batch.get("views")
+    if labels.ndim != 1 or (views and len(labels) != len(views[0])):
+        found = "" if not views else f", views {tuple(views[0].shape)}"
+        raise ValueError(f"{method} needs a label for each image: found labels {tuple(labels.shape)}{found}.")
+    return checked_labels(labels).long()

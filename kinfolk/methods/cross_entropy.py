@@ -137,7 +137,7 @@ class CrossEntropy(PredictingMethod):
         """
         count = len(batch["views"])
         logits, rows = torch.cat(list(embeddings[:count])), embeddings[-count:]
-        labels = read_labels(batch, method="cross-entropy").long()
+        labels = read_labels(batch, method="cross-entropy")
         check_classes(labels, self.classes, config="CrossEntropyConfig")
         targets = labels.repeat(count)
 

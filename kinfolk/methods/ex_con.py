@@ -102,6 +102,7 @@ class ExCon(PredictingMethod):
         nn.init.zeros_(self.explainer.weight)
         nn.init.zeros_(self.explainer.bias)
         self.loss = SupConLoss(temperature=config.temperature)
+        self.clipped_apart = ("explainer",)
         self.progress = Progress()
         self.config = config
         self._stepped = False
@@ -117,8 +118,13 @@ class ExCon(PredictingMethod):
         Raises:
             ValueError: without exactly three views or labels, or for a label that the explainer has no class for.
         """
+        if len(batch.get("views", ())) != 3:
+            raise ValueError(
+                f"ExCon takes three views, of which the first is the plain image; found {len(batch.get('views', ()))}. "
+                "Set views to MultiViewsConfig(groups=(ViewsConfig(count=1), your_views))."
+            )
         plain, first, second = read_views(batch, method="ExCon", count=3)
-        labels = read_labels(batch, method="ExCon").long()
+        labels = read_labels(batch, method="ExCon")
         check_classes(labels, self.explainer.out_features, config="ExConConfig")
         if not self.progress.has_reached(self.config.start):
             none = torch.zeros_like(labels, dtype=torch.bool)
@@ -130,7 +136,8 @@ class ExCon(PredictingMethod):
             masked = torch.where(kept, plain, fill)
             hit = self.logits(masked).argmax(1) == labels
         known = labels >= 0
-        right, wrong = known & hit, known & ~hit
+        # A flat map keeps the whole image, which is no background.
+        right, wrong = known & hit, known & ~hit & ~kept.flatten(1).all(1)
         view = torch.where(right[:, None, None, None], masked, second)
         return {**batch, "contrasted": [view, first], "masked": masked, "right": right, "wrong": wrong}
 
@@ -154,7 +161,7 @@ class ExCon(PredictingMethod):
         keys: Sequence[Float[Tensor, "n d"]] = (),
     ) -> dict[str, Tensor]:
         """Return the loss and the health terms."""
-        labels, ids = read_labels(batch, method="ExCon").long(), read_ids(batch)
+        labels, ids = read_labels(batch, method="ExCon"), read_ids(batch)
         rows, targets, owners = torch.cat(list(embeddings[:2])), labels.repeat(2), ids.repeat(2)
         if self.config.background:
             extra = embeddings[4][batch["wrong"]]
@@ -165,10 +172,11 @@ class ExCon(PredictingMethod):
         logits = torch.cat(list(embeddings[2:4]))
         loss = self.loss(rows, targets, ids=owners) + labelled_cross_entropy(logits, labels.repeat(2))
         self._stepped |= self.training and torch.is_grad_enabled()
+        samples = all_reduce(torch.tensor(float(len(ids)), device=ids.device)) / world_size()
         return {
             "loss": loss,
             "accuracy": labelled_accuracy(logits, labels.repeat(2)),
-            "explained_share": batch["right"].float().mean(),
+            "explained_share": batch["right"].sum() / samples,
             **projection_health(embeddings[:2]),
         }
 

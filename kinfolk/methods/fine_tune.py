@@ -128,7 +128,7 @@ class FineTune(PredictingMethod):
         Raises:
             ValueError: for a label that the classifier has no class for.
         """
-        labels = read_labels(batch, method="fine-tuning").long()
+        labels = read_labels(batch, method="fine-tuning")
         check_classes(labels, self.classes, config="FineTuneConfig")
         logits, targets = torch.cat(list(embeddings)), labels.repeat(len(embeddings))
         loss = labelled_cross_entropy(logits, targets, label_smoothing=self.label_smoothing)

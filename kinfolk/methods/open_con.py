@@ -297,7 +297,7 @@ class OpenCon(PredictingMethod):
                 f"the first {known} classes have labels, and the batch has the label {int(labels.max())}; give samples "
                 "of novel classes the label -1, as OpenWorldConfig does, or set OpenConConfig.labelled_classes."
             )
-        return labels.long()
+        return labels
 
 
 def _part(encoder: nn.Module, name: str) -> nn.Module:

@@ -107,7 +107,7 @@ class UniCon(Method):
     @torch.no_grad()
     def prepare(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the batch with its `universum`, a mixture for every view of every sample."""
-        views, labels = read_views(batch, method="UniCon"), read_labels(batch, method="UniCon").long()
+        views, labels = read_views(batch, method="UniCon"), read_labels(batch, method="UniCon")
         if _classes_of_all_ranks(labels) < 2:
             return {**batch, "universum": views}  # without effect: the loss is 0
         ids, count = read_ids(batch), len(views)

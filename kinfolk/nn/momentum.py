@@ -71,7 +71,8 @@ class MomentumTwin(nn.Module):
     def forward(self, view: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         """Project a view with the copies, in an order that spreads each group of the batch over all groups."""
         # Batches come in random order, so a fixed interleaving mixes as well as a random one and needs no state.
-        groups = torch.arange(len(view), device=view.device) % self.splits
+        count = max(1, min(self.splits, len(view) // 2))  # as many as batch norm makes of a small batch
+        groups = torch.arange(len(view), device=view.device) % count
         order = groups.argsort(stable=True)
         return self.head(self.encoder(view[order]))[order.argsort()]
 

@@ -133,7 +133,8 @@ class Prototypes(nn.Module):
         for turn in range(int(turns.max()) + 1 if len(turns) else 0):
             now = turns == turn
             moved = self.momentum * rows[labels[now]] + (1 - self.momentum) * units[now]
-            rows[labels[now]] = F.normalize(moved, dim=1, eps=1e-6)
+            has_direction = moved.norm(dim=1, keepdim=True) > 1e-6  # a row may cancel its prototype; that one stays
+            rows[labels[now]] = torch.where(has_direction, F.normalize(moved, dim=1), rows[labels[now]])
         self.rows.copy_(rows)
         if distributed.debugging():
             distributed.require_equal(self.rows, "the prototypes' rows")

@@ -37,7 +37,7 @@ from kinfolk.train.runs import (
     open_run,
     view_shape,
 )
-from kinfolk.train.step import forward_backward
+from kinfolk.train.step import clip_gradients, forward_backward
 from kinfolk.train.towers import load_towers
 from kinfolk.train.tracking import MetricsFile, Progress, truncate_metrics
 
@@ -151,7 +151,7 @@ def fit(
                 for group in optimizer.param_groups:
                     group["lr"] = rate * group.get("rate_factor", 1.0)
                 terms = forward_backward(model, batch, accelerator, chunk_size=config.chunk_size)
-                norm = float(accelerator.clip_grad_norm_(model.parameters(), config.clip_norm or math.inf))
+                norm = clip_gradients(accelerator, model, config.clip_norm or math.inf)
                 loss = mean_terms({"loss": terms["loss"]})["loss"]  # the same on all ranks, so all of them stop
                 step += 1
                 if not (math.isfinite(loss) and math.isfinite(norm)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -50,3 +51,23 @@ def forward_backward(
         cached_backward(method.embed, chunks, loss, backward=accelerator.backward)
     reduce_gradients(method.parameters())
     return terms
+
+
+def clip_gradients(accelerator: Accelerator, model: nn.Module, limit: float) -> float:
+    """Scale gradients down to a joint norm, and return what the norm was.
+
+    A module that has `clipped_apart` names submodules that learn beside the rest on detached features: their gradients
+    are scaled by their own norm, so that they do not shrink everybody's step.
+
+    Args:
+        accelerator: what prepared the model.
+        model: as the accelerator prepared it.
+        limit: of each of the two norms; infinity leaves the gradients as they are.
+    """
+    method = accelerator.unwrap_model(model)
+    names = getattr(method, "clipped_apart", ())
+    beside = {parameter for name in names for parameter in method.get_submodule(name).parameters()}
+    if not beside:
+        return float(accelerator.clip_grad_norm_(model.parameters(), limit))
+    groups = [p for p in model.parameters() if p not in beside], list(beside)
+    return math.hypot(*(float(accelerator.clip_grad_norm_(group, limit)) for group in groups))

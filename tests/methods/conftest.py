@@ -118,6 +118,12 @@ def config(request):
     return CONFIGS[request.param]
 
 
+@pytest.fixture(params=[name for name, config in CONFIGS.items() if config.labels_used == "all"])
+def labelled_config(request):
+    """Return each config in turn of a method that takes labels."""
+    return CONFIGS[request.param]
+
+
 @pytest.fixture
 def build(source):
     """Return `build(config, norm=, seed=, relation=, steps=)`: the method around a small encoder, training begun."""

@@ -171,7 +171,7 @@ def test_errors_say_what_to_do(digits):
         make(replace(_CONFIG, layer="blocks.9"))
     with pytest.raises(ValueError, match="the encoder has no convolution"):
         _CONFIG.build(MLPConfig().build(channels=1, image_size=(8, 8)))
-    with pytest.raises(ValueError, match="exactly 3 views"):
+    with pytest.raises(ValueError, match="takes three views"):
         make()(digits(0))
     with pytest.raises(ValueError, match=r"set ExConConfig\.classes"):
         make(replace(_CONFIG, classes=3))(batch_of(digits, 0))
