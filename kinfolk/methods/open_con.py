@@ -52,7 +52,8 @@ class OpenConConfig(ClassesConfig):
     labelled_classes: int | None = None
     """How many classes have labels; they come first. None counts the training set's, see `settled`."""
     labelled_ratio: float = 0.5
-    """Share of a labelled class's samples that have their label; the prior expects the others among the unlabelled."""
+    """Share of a labelled class's samples that have their label; the prior expects the others among the unlabelled. It
+    is not found out: give what `OpenWorldConfig.labelled`, or your own data, has."""
     temperatures: tuple[float, ...] = (0.1, 0.4, 0.7)
     """Of the contrast among labelled, unlabelled and novel rows."""
     weights: tuple[float, ...] = (0.2, 1.0, 0.1)
