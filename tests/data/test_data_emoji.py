@@ -105,6 +105,13 @@ def test_pixels_are_on_white_averaged_and_the_same_from_the_cache(small: Path) -
         load(small, **options)
 
 
+def test_a_limit_takes_training_pictures_only(small: Path) -> None:
+    whole, part = load(small), load(small, limit=2)
+    assert len(part.train) == 2 < len(whole.train)
+    assert set(part.train.ids.tolist()) < set(whole.train.ids.tolist())
+    assert torch.equal(part.test.ids, whole.test.ids)
+
+
 def test_renderings_are_the_same_tone_by_the_other_hands(small: Path) -> None:
     train = load(small, test_fraction=0.0, renderings=True, image_size=(1, 1)).train
     at = 9  # concept 2, two tones, by google

@@ -185,13 +185,21 @@ def test_concepts_are_split_never_pictures_and_sets_are_bias_labels(prepared: Pa
     assert sorted(whole.labels.tolist()) == [-1] * 4 + [0] * 3
 
 
+def test_whole_sets_are_held_out_where_styles_shall_be_new(prepared: Path) -> None:
+    for seed in range(3):
+        splits = IconsConfig(root=str(prepared), split="set", test_fraction=0.34, seed=seed).load()
+        assert not set(splits.train.bias_labels.tolist()) & set(splits.test.bias_labels.tolist())
+        assert len(splits.train) + len(splits.test) == 7
+        assert len(splits.test) > 0
+
+
 def test_the_concepts_with_the_most_icons_and_a_split_by_picture(prepared: Path) -> None:
     splits = IconsConfig(root=str(prepared), labels="concept", concepts=2, split="picture", test_fraction=0.34).load()
     assert splits.train.class_names == splits.test.class_names == ("heart", "star")
     counts = splits.train.labels.bincount().tolist(), splits.test.labels.bincount().tolist()
     assert counts == ([2, 1], [1, 1]) or counts == ([3, 1], [1, 1])
     assert not set(splits.train.ids.tolist()) & set(splits.test.ids.tolist())
-    with pytest.raises(ValueError, match="split must be 'concept' or 'picture'; found 'image'"):
+    with pytest.raises(ValueError, match="split must be 'concept', 'set' or 'picture'; found 'image'"):
         IconsConfig(split="image")  # type: ignore[arg-type]
 
 

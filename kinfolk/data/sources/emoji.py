@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from kinfolk.data.sources.base import ArraySource, Source, Splits
 from kinfolk.data.sources.concepts import hold_out_concepts, merge_small_classes
 from kinfolk.data.sources.decode import read_image
+from kinfolk.data.sources.hold_out import limited
 from kinfolk.data.sources.prepared import prepared_folder
 from kinfolk.data.sources.renderings import with_renderings
 
@@ -53,7 +54,8 @@ class EmojiConfig:
         skin_tones: whether skin tones other than the default are there; they are 59 % of the pictures.
         min_concepts: fewest concepts of a subcategory, at least 1.
         test_fraction: share of each subcategory's concepts that is held out, in [0, 1).
-        seed: of the hold-out.
+        limit: this many training pictures, a seeded choice; None takes all.
+        seed: of the hold-out and of the choice.
         renderings: whether batches carry the same emoji by the other hands; see `with_renderings`.
         saliency: whether `saliency` holds what the pictures cover, from their transparency.
 
@@ -74,6 +76,7 @@ class EmojiConfig:
     skin_tones: bool = True
     min_concepts: int = 4
     test_fraction: float = 0.2
+    limit: int | None = None
     seed: int = 0
     renderings: bool = False
     saliency: bool = False
@@ -92,6 +95,8 @@ class EmojiConfig:
             )
         if self.min_concepts < 1:
             raise ValueError(f"min_concepts must be at least 1; found {self.min_concepts}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1, or None for all; found {self.limit}")
 
     def load(self) -> Splits:
         """Read the pictures; what is decoded is kept beside them for the next time.
@@ -110,10 +115,10 @@ class EmojiConfig:
             raise ValueError(f"{root} has no picture by {', '.join(self.hands)}")
         whole = self._source(root, records, chosen)
         in_test = torch.tensor([records[i]["concept"] in held for i in chosen])
-        return Splits(self._part(whole, ~in_test), self._part(whole, in_test))
+        return Splits(self._part(whole, ~in_test, self.limit), self._part(whole, in_test))
 
-    def _part(self, whole: ArraySource, wanted: Tensor) -> Source:
-        part = whole.subset(wanted.nonzero().flatten())
+    def _part(self, whole: ArraySource, wanted: Tensor, limit: int | None = None) -> Source:
+        part = whole.subset(limited(wanted.nonzero().flatten(), limit, seed=self.seed, purpose=1))
         if not self.renderings:
             return part
         attributes = part.columns["attributes"]

@@ -63,6 +63,25 @@ def hold_out(
     return (~held).nonzero().flatten(), held.nonzero().flatten()
 
 
+def limited(positions: Int[Tensor, " n"], limit: int | None, *, seed: int, purpose: int) -> Int[Tensor, " m"]:
+    """Return a seeded choice of at most so many positions, in their order; all of them for None.
+
+    Args:
+        positions: what to choose from.
+        limit: how many, or None.
+        seed: which choice.
+        purpose: what the choice is for; choices for two purposes are unrelated.
+
+    Example:
+        >>> limited(torch.arange(100), 3, seed=0, purpose=1).shape, len(limited(torch.arange(2), 3, seed=0, purpose=1))
+        (torch.Size([3]), 2)
+    """
+    if limit is None or limit >= len(positions):
+        return positions
+    drawn = torch.randperm(len(positions), generator=counter_generator(seed, purpose))[:limit]
+    return positions[drawn.sort().values]
+
+
 def image_digests(images: UInt8[Tensor, "n c h w"]) -> list[bytes]:
     """Hash every image's pixels: equal digests mean equal images.
 

@@ -10,11 +10,10 @@ from typing import ClassVar, Literal, cast
 import torch
 from torch import Tensor
 
-from kinfolk.data.counter import counter_generator
 from kinfolk.data.sources.base import Source, Splits
 from kinfolk.data.sources.concepts import hold_out_concepts
 from kinfolk.data.sources.encoded import EncodedSource
-from kinfolk.data.sources.hold_out import hold_out
+from kinfolk.data.sources.hold_out import hold_out, limited
 from kinfolk.data.sources.prepared import prepared_folder
 from kinfolk.data.sources.renderings import with_renderings
 from kinfolk.data.sources.shards import ShardsConfig
@@ -38,12 +37,13 @@ class IconsConfig:
         labels: `category` is what three or more sets call it (about 180 classes; 37 % of the icons have one, the rest
             is -1), `concept` numbers the concepts that are left.
         split: `concept` puts all icons of a concept into one part, so that what is tested is what training never saw;
-            `picture` holds out icons of every concept, so that concepts can be recognised.
+            `set` all icons of a set, so that the styles are new; `picture` holds out icons of every concept, so that
+            concepts can be recognised.
         min_hands: only concepts that at least so many sets draw, at least 1.
         concepts: only the so many concepts with the most icons, ties in alphabetical order; None takes all.
         limit: this many training pictures, a seeded choice; None takes all.
         test_limit: likewise, for the test part.
-        test_fraction: share of the concepts, or of each concept's icons, that is held out, in [0, 1).
+        test_fraction: share of the concepts, of the sets, or of each concept's icons that is held out, in [0, 1).
         seed: of the hold-out and of both choices.
         renderings: whether batches carry the same concept as other sets draw it; see `with_renderings`.
         most_renderings: how many, the own picture counted.
@@ -61,7 +61,7 @@ class IconsConfig:
     image_size: tuple[int, int] = (32, 32)
     channels: Literal[1, 3] = 3
     labels: Literal["category", "concept"] = "category"
-    split: Literal["concept", "picture"] = "concept"
+    split: Literal["concept", "set", "picture"] = "concept"
     min_hands: int = 1
     concepts: int | None = None
     limit: int | None = None
@@ -77,8 +77,8 @@ class IconsConfig:
             raise ValueError(
                 f"labels must be 'category' or 'concept' and channels 1 or 3; found {self.labels!r} and {self.channels}"
             )
-        if self.split not in ("concept", "picture"):
-            raise ValueError(f"split must be 'concept' or 'picture'; found {self.split!r}")
+        if self.split not in ("concept", "set", "picture"):
+            raise ValueError(f"split must be 'concept', 'set' or 'picture'; found {self.split!r}")
         for name in ("min_hands", "concepts", "limit", "test_limit", "most_renderings"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -104,29 +104,27 @@ class IconsConfig:
         present = groups[kept].unique().tolist()
         if self.labels == "concept":
             _label_by_concept(whole, present, concepts)
-        in_test = self._held_out(groups, kept, present)
+        in_test = self._held_out(whole, kept)
         return Splits(
             self._part(whole, kept & ~in_test, self.limit, _TRAIN),
             self._part(whole, kept & in_test, self.test_limit, _TEST),
         )
 
-    def _held_out(self, groups: Tensor, kept: Tensor, present: list[int]) -> Tensor:
-        held = torch.zeros(len(groups), dtype=torch.bool)
+    def _held_out(self, whole: Source, kept: Tensor) -> Tensor:
+        groups = cast(Tensor, whole.columns["groups"])
         if self.split == "picture":
+            held = torch.zeros(len(groups), dtype=torch.bool)
             where = kept.nonzero().flatten()
             _, test = hold_out(len(where), fraction=self.test_fraction, seed=self.seed, labels=groups[where])
             held[where[test]] = True
             return held
-        names = [str(group) for group in present]
+        together = groups if self.split == "concept" else cast(Tensor, whole.bias_labels)
+        names = [str(number) for number in together[kept].unique().tolist()]
         chosen = hold_out_concepts(names, strata=[0] * len(names), fraction=self.test_fraction, seed=self.seed)
-        return torch.isin(groups, torch.tensor([int(name) for name in chosen], dtype=torch.int64))
+        return torch.isin(together, torch.tensor([int(name) for name in chosen], dtype=torch.int64))
 
     def _part(self, whole: Source, wanted: Tensor, limit: int | None, purpose: int) -> Source:
-        positions = wanted.nonzero().flatten()
-        if limit is not None and limit < len(positions):
-            drawn = torch.randperm(len(positions), generator=counter_generator(self.seed, purpose))[:limit]
-            positions = positions[drawn.sort().values]
-        part = whole.subset(positions, name="icons")
+        part = whole.subset(limited(wanted.nonzero().flatten(), limit, seed=self.seed, purpose=purpose), name="icons")
         return with_renderings(part, most=self.most_renderings) if self.renderings else part
 
 
