@@ -12,6 +12,7 @@ from kinfolk.data.derived import FewLabelsConfig as FewLabelsConfig
 from kinfolk.data.derived import ImbalancedConfig as ImbalancedConfig
 from kinfolk.data.derived import LabelledPartConfig as LabelledPartConfig
 from kinfolk.data.derived import LabelNoiseConfig as LabelNoiseConfig
+from kinfolk.data.derived import LooseCaptionsConfig as LooseCaptionsConfig
 from kinfolk.data.derived import OpenWorldConfig as OpenWorldConfig
 from kinfolk.data.derived import TexturedConfig as TexturedConfig
 from kinfolk.data.derived import UnpairedConfig as UnpairedConfig
@@ -162,6 +163,7 @@ __all__ = [
     "LabelNoiseConfig",
     "LabelledPartConfig",
     "LabelsConfig",
+    "LooseCaptionsConfig",
     "MappingSource",
     "Mixed",
     "MixedConfig",

@@ -44,6 +44,8 @@ from kinfolk.methods.paco import GPaCo as GPaCo
 from kinfolk.methods.paco import GPaCoConfig as GPaCoConfig
 from kinfolk.methods.paco import PaCo as PaCo
 from kinfolk.methods.paco import PaCoConfig as PaCoConfig
+from kinfolk.methods.partners import Partners as Partners
+from kinfolk.methods.partners import PartnersConfig as PartnersConfig
 from kinfolk.methods.plan import TrainingPlan as TrainingPlan
 from kinfolk.methods.predicting import ClassCountsConfig as ClassCountsConfig
 from kinfolk.methods.predicting import ClassesConfig as ClassesConfig
@@ -116,6 +118,8 @@ __all__ = [
     "OpenConConfig",
     "PaCo",
     "PaCoConfig",
+    "Partners",
+    "PartnersConfig",
     "PredictingMethod",
     "QueueContrast",
     "ReLIC",

@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 import torch
 from torch import Tensor, nn
 
+from kinfolk.distributed import all_reduce, world_size
 from kinfolk.graphs import MixtureGraph, PairGraph
 from kinfolk.losses import CLIPLoss, GraphContrastiveLoss, SigLIPLoss
+from kinfolk.losses.base import Reduction
 from kinfolk.methods.base import Method
 from kinfolk.methods.batches import one_or_more_views, read_ids
 from kinfolk.methods.contrast import ViewContrast
 from kinfolk.methods.health import participation_ratio, positive_cosine
+from kinfolk.methods.partners import Partners, PartnersConfig
 from kinfolk.methods.plan import TrainingPlan
 from kinfolk.methods.text_tower import SentenceTower, TextTowerConfig
 from kinfolk.nn import HeadConfig, TextTransformerConfig, encoder_dim
+from kinfolk.nn.modes import evaluating
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
@@ -64,6 +68,8 @@ class CLIPConfig:
     """Weight of a contrast between the views of the images beside: X-CLR's with a relation, else NT-Xent."""
     image_temperature: float = 0.1
     """Divides its cosines."""
+    partners: PartnersConfig = field(default_factory=PartnersConfig)
+    """Whether images without a caption look for one among captions without an image."""
     lock: Literal["none", "image", "text"] = "none"
     """Which tower stays as it is, its head aside: locked-image tuning needs a trained encoder."""
     head: HeadConfig = field(default_factory=lambda: HeadConfig(layers=1))
@@ -84,6 +90,8 @@ class CLIPConfig:
             raise ValueError("the sigmoid loss asks yes or no of every pair: caption_share needs loss softmax")
         if self.caption_share and self.same_caption == "known":
             raise ValueError("the relation relates equal captions: same_caption known needs caption_share 0")
+        if self.caption_share and self.partners.how != "none":
+            raise ValueError("the relation knows no caption that is found later: partners need caption_share 0")
         if not self.image_weight >= 0:
             raise ValueError(f"image_weight must be at least 0; found {self.image_weight}")
         if not 0 < self.start_scale <= _LARGEST_SCALE:
@@ -119,6 +127,9 @@ class CLIP(Method):
     in both directions; w = 0 is CLIP. With `image_weight` the views of the images are contrasted too, by the same
     relation (X-CLR), or as in SimCLR without one (SLIP).
 
+    With `partners` an image may have the caption ``""``: it looks for one among the captions without image, with the
+    towers as they are, and counts with the confidence of the match (`Partners`).
+
     A locked tower is in eval mode and receives no gradient; its head does.
 
     Attributes:
@@ -126,14 +137,17 @@ class CLIP(Method):
         head, text_head: from both to the common space.
         log_scale: logarithm of the inverse temperature, kept at most at log 100.
         bias: of the sigmoid loss.
+        partners: who was matched with whom, or None.
 
     Terms beside the loss: `contrastive` (image-text), `image` (between views, where there is one), `logit_scale`,
-    `positive_cosine` (of pairs), `participation_ratio` of the images' projections.
+    `positive_cosine` (of pairs), `participation_ratio` of the images' projections, and with partners `matched_share`
+    and, where the data know `true_text`, `match_precision`.
 
     Reference: Radford et al. (2021), Learning Transferable Visual Models From Natural Language Supervision. Zhai,
     Mustafa, Kolesnikov, Beyer (2023), Sigmoid Loss for Language Image Pre-Training. Locks: Zhai et al. (2022), LiT:
-    Zero-Shot Transfer with Locked-image text Tuning. Views beside: Mu, Kirillov, Wagner, Xie (2022), SLIP. The target's
-    mixture is ours, after Sobal et al. (2024), X-Sample Contrastive Loss.
+    Zero-Shot Transfer with Locked-image text Tuning. Views beside: Mu, Kirillov, Wagner, Xie (2022), SLIP.
+    Partners: Nakada et al. (2023), Understanding Multimodal Contrastive Learning and Incorporating Unpaired Data. The
+    target's mixture is ours, after Sobal et al. (2024), X-Sample Contrastive Loss.
     """
 
     def __init__(self, encoder: nn.Module, config: CLIPConfig, *, relation: Relation | None = None) -> None:
@@ -154,6 +168,7 @@ class CLIP(Method):
         self.log_scale = nn.Parameter(torch.tensor(math.log(config.start_scale)))
         self.bias = nn.Parameter(torch.tensor(config.logit_bias)) if config.loss == "sigmoid" else None
         self.between_views = ViewContrast(temperature=config.image_temperature, relation=relation)
+        self.partners = None if config.partners.how == "none" else Partners(config.partners)
         self._locked = {"none": None, "image": self.encoder, "text": self.text}[config.lock]
         if self._locked is not None:
             self._locked.requires_grad_(False)
@@ -167,9 +182,15 @@ class CLIP(Method):
         return self
 
     def begin(self, plan: TrainingPlan) -> None:
-        """Encode all captions at once where the text tower is a frozen sentence encoder."""
-        if isinstance(self.text, SentenceTower) and plan.captions is not None:
-            self.text.remember(plan.captions)
+        """Encode all captions at once where the text tower is a frozen sentence encoder, and see who has none."""
+        if isinstance(self.text, SentenceTower):
+            self.text.remember([text for text in (*(plan.captions or ()), *plan.loose_captions) if text.strip()])
+        if self.partners is not None:
+            self.partners.begin(plan)
+
+    def prepare(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Give images without caption the one that was found for them."""
+        return batch if self.partners is None else self.partners.complete(batch)
 
     def embed(self, batch: Mapping[str, Any]) -> tuple[Float[Tensor, "n d"], ...]:
         """Return the projections of each view, and then of the captions.
@@ -203,12 +224,16 @@ class CLIP(Method):
             "logit_scale": self.log_scale.detach().exp(),
             "positive_cosine": positive_cosine(torch.stack([images[0].float(), texts.float()])),
             "participation_ratio": participation_ratio(images[0].float()),
+            **({} if self.partners is None else self.partners.health(batch)),
         }
 
     def after_step(self) -> None:
-        """Keep the inverse temperature at most at 100."""
+        """Keep the inverse temperature at most at 100, and match images and captions anew when it is time."""
         with torch.no_grad():
             self.log_scale.clamp_(max=math.log(_LARGEST_SCALE))
+        if self.partners is not None:
+            scale = float(self.log_scale.detach().exp())
+            self.partners.after_step(nn.Sequential(self.encoder, self.head), self._text_rows, temperature=1 / scale)
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
         """Return the place of texts in the common space, of length 1."""
@@ -229,15 +254,23 @@ class CLIP(Method):
         ids = read_ids(batch)
         if self.config.same_caption == "known":
             ids = caption_ids(self._captions(batch)).to(ids.device)
+        weight = batch.get("pair_weight")
+        reduction: Reduction = "mean" if weight is None else "none"
         if self.bias is not None:
-            return SigLIPLoss()(images, texts, scale, self.bias, ids=ids)
+            values = SigLIPLoss(reduction=reduction)(images, texts, scale, self.bias, ids=ids)
+            return values if weight is None else weighted_mean(values, weight)
         share = self.config.caption_share
         if not share:
-            return CLIPLoss()(images, texts, scale, ids=ids)
+            values = CLIPLoss(reduction=reduction)(images, texts, scale, ids=ids)
+            return values if weight is None else weighted_mean(values, weight)
         assert self.relation is not None
         target = MixtureGraph([PairGraph(len(images)), self.relation.for_batch(ids, 1)], [1 - share, share])
         loss = GraphContrastiveLoss(temperature=1 / scale)
         return (loss(images, texts, target, ids=ids) + loss(texts, images, target, ids=ids)) / 2
+
+    def _text_rows(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
+        with evaluating(self):
+            return self.encode_text(texts)
 
     def _captions(self, batch: Mapping[str, Any]) -> Sequence[str]:
         texts, count = batch.get("text"), len(batch["views"][0])
@@ -246,6 +279,12 @@ class CLIP(Method):
             raise ValueError(
                 f"CLIP needs a caption for every image; {found}. Give a source with the column text, such as a folder "
                 "with metadata, or captions made of class names (--derive class-captions)."
+            )
+        empty = sum(not text.strip() for text in texts)
+        if empty:
+            raise ValueError(
+                f"{empty} of {count} images have an empty caption; leave them out, or let them look for one among "
+                "captions without an image (--method.partners.how mutual)."
             )
         return texts
 
@@ -260,3 +299,14 @@ def caption_ids(texts: Sequence[str]) -> Int64[Tensor, " n"]:
     """
     digests = (hashlib.blake2b(text.encode("utf-8", errors="replace"), digest_size=8).digest() for text in texts)
     return torch.tensor([int.from_bytes(digest, "big") >> 1 for digest in digests], dtype=torch.int64)
+
+
+def weighted_mean(values: Float[Tensor, " n"], weight: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Return the mean of one value per pair by weight, over the pairs of all processes; 0 where nothing weighs.
+
+    Example:
+        >>> weighted_mean(torch.tensor([1.0, 4.0]), torch.tensor([1.0, 0.5]))
+        tensor(2.)
+    """
+    total = all_reduce(weight.sum())
+    return world_size() * (weight * values).sum() / total.clamp_min(torch.finfo(total.dtype).tiny)

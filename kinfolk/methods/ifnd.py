@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self, final
@@ -198,15 +197,12 @@ class IFND(Method):
             return
         self.twin.update(self.encoder, self.head)
         self.progress.advance()
-        if self._due() > int(self.reached):
+        if self.progress.share() < 1 and self._due() > int(self.reached):  # at the very end nothing would use it
             self._cluster()
 
     def _due(self) -> int:
-        """How many clusterings training so far should have had; none at its very end, when nothing would use it."""
-        share = self.progress.share()
-        if share >= 1 or share < self.config.start:
-            return int(self.reached)
-        return math.floor((share - self.config.start) / self.config.cluster_every + 1e-9) + 1
+        """How many clusterings training so far should have had."""
+        return self.progress.rounds(start=self.config.start, every=self.config.cluster_every)
 
     @torch.no_grad()
     def _cluster(self) -> None:

@@ -21,7 +21,8 @@ class TrainingPlan(NamedTuple):
         features: from a module to the rows ``[N, d]`` that it gives for all training samples, unaugmented, in eval mode
             and without gradient, in the order of ``ids``. It costs a pass over the data. Every rank must call it at the
             same step, and all receive all rows.
-        captions: of the training samples that have one, in any order; None where there are none.
+        captions: of the training samples in the order of ``ids``, ``""`` for one without; None where there are none.
+        loose_captions: captions that belong to no sample, or nobody knows to which.
 
     Example:
         >>> import torch
@@ -35,6 +36,7 @@ class TrainingPlan(NamedTuple):
     ids: Int64[Tensor, " N"] | None
     features: Callable[[nn.Module], Float[Tensor, "N d"]]
     captions: Sequence[str] | None = None
+    loose_captions: Sequence[str] = ()
 
     def known_ids(self, method: str) -> Int64[Tensor, " N"]:
         """Return the ids, for a method that keeps something about every sample.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import final
 
 import torch
@@ -68,6 +69,20 @@ class Progress(nn.Module):
             True
         """
         return share <= 0 or self.share() >= share
+
+    def rounds(self, *, start: float, every: float) -> int:
+        """Return how many rounds are due by now of what is done at the share `start`, and again every `every`.
+
+        Example:
+            >>> progress, counts = Progress(total_steps=10), []
+            >>> for _ in range(10):
+            ...     progress.advance()
+            ...     counts.append(progress.rounds(start=0.3, every=0.4))
+            >>> counts
+            [0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
+        """
+        share = self.share()
+        return 0 if share < start else math.floor((share - start) / every + 1e-9) + 1
 
     def extra_repr(self) -> str:
         """Show the length."""

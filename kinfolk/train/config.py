@@ -31,8 +31,10 @@ from kinfolk.data.derived import (
     ImbalancedConfig,
     LabelledPartConfig,
     LabelNoiseConfig,
+    LooseCaptionsConfig,
     OpenWorldConfig,
     TexturedConfig,
+    UnpairedConfig,
 )
 from kinfolk.data.derived.attached import RenderingsConfig, SaliencyConfig
 from kinfolk.data.relations import RelationConfig
@@ -86,6 +88,8 @@ DerivedConfig = (
     | LabelNoiseConfig
     | ClassCaptionsConfig
     | CaptionNoiseConfig
+    | UnpairedConfig
+    | LooseCaptionsConfig
     | FewLabelsConfig
     | ColouredConfig
     | TexturedConfig

@@ -35,5 +35,7 @@ def training_plan(source: Source, length: Length) -> TrainingPlan:
         places = found.positions(ids)  # what cannot be read has no features: zeros stand for it
         return torch.where((places >= 0)[:, None], found.rows[places.clamp(min=0)], 0.0)
 
-    captions = None if isinstance(source, StreamSource) else source.text
-    return TrainingPlan(length.total_steps, length.steps_per_epoch, ids, features, captions)
+    captions = None
+    if ids is not None and source.text is not None:
+        captions = [source.text[i] for i in source.ids.argsort().tolist()]
+    return TrainingPlan(length.total_steps, length.steps_per_epoch, ids, features, captions, source.loose_captions)

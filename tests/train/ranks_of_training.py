@@ -48,6 +48,7 @@ from kinfolk.methods import (
     NNCLRConfig,
     OpenConConfig,
     PaCoConfig,
+    PartnersConfig,
     ReLICConfig,
     RenyiCLConfig,
     ResComConfig,
@@ -132,6 +133,7 @@ METHODS = {
     "clip": CLIPConfig(text=TEXT, same_caption="known", image_weight=0.5),
     "clip-relation": CLIPConfig(text=TEXT, caption_share=0.4, image_weight=0.5),
     "siglip": CLIPConfig(text=TEXT, loss="sigmoid", same_caption="known"),
+    "clip-partners": CLIPConfig(text=TEXT, partners=PartnersConfig("argmax", start=0.0, every=0.4)),
     "cacr": CACRConfig(head=HEAD),
     "cacr-queue": CACRConfig(queue_size=20, momentum=0.8, head=HEAD),
     "cmc-bank": TwoBranchesConfig(),
@@ -171,12 +173,26 @@ def method_of(name: str) -> Method:
     relation = RELATION.build(digits()) if name.endswith("-relation") else None
     method = METHODS[name].build(encoder.build(channels=1, image_size=(8, 8)), relation=relation)
     source = digits()
+    captions, loose = None, []
+    if name == "clip-partners":
+        captions, loose = captions_of(source.ids, source.labels), [f"digit {label}" for label in range(10)]
     method.begin(
         TrainingPlan(
-            3, 2, source.ids, lambda module: extract(copy.deepcopy(module).float(), source, over_ranks=True).rows
+            3,
+            2,
+            source.ids,
+            lambda module: extract(copy.deepcopy(module).float(), source, over_ranks=True).rows,
+            captions,
+            loose,
         )
     )
     return method.double()
+
+
+def captions_of(ids: Tensor, labels: Tensor | None) -> list[str]:
+    """Return a caption for every third image, and nothing for the others."""
+    assert labels is not None
+    return ["" if sample % 3 else f"digit {label}" for sample, label in zip(ids.tolist(), labels.tolist(), strict=True)]
 
 
 def batch_of(name: str, step: int, *, n: int = 14) -> dict[str, Any]:
@@ -194,6 +210,8 @@ def batch_of(name: str, step: int, *, n: int = 14) -> dict[str, Any]:
     if name == "opencon":  # an open world: the first five digits are known, most of their samples labelled
         known["labels"] = data["labels"].where((data["labels"] < 5) & (data["ids"] % 4 > 0), -1)
     text = [f"digit {label}" for label in known["labels"].tolist()]
+    if name == "clip-partners":
+        text = captions_of(data["ids"], data["labels"])
     return {"views": views, **known, "text": text, "text_embedding": side}
 
 

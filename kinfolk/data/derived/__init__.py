@@ -9,6 +9,7 @@ from kinfolk.data.derived.few_labels import FewLabelsConfig
 from kinfolk.data.derived.imbalanced import ImbalancedConfig, shot_groups
 from kinfolk.data.derived.label_noise import CIFAR10_CONFUSIONS, LabelNoiseConfig
 from kinfolk.data.derived.labelled_part import LabelledPartConfig
+from kinfolk.data.derived.loose_captions import LooseCaptionsConfig
 from kinfolk.data.derived.open_world import OpenWorldConfig
 from kinfolk.data.derived.unpaired import TextPart, UnpairedConfig, UnpairedSplits
 from kinfolk.data.derived.wrapper import DerivedSource, with_columns, with_images
@@ -26,6 +27,7 @@ __all__ = [
     "ImbalancedConfig",
     "LabelNoiseConfig",
     "LabelledPartConfig",
+    "LooseCaptionsConfig",
     "OpenWorldConfig",
     "TextPart",
     "TexturedConfig",

@@ -94,6 +94,7 @@ class UnpairedConfig:
         paired: share of the samples that stay pairs, from 0 to 1.
         overlap: share of the single images whose caption is among the single captions: 1 breaks the pairs up, 0 uses
             different samples for the two.
+        alone: whether images and captions alone are there to train on; False leaves the pairs only, to compare with.
         seed: of all choices and orders.
 
     Raises:
@@ -106,30 +107,82 @@ class UnpairedConfig:
         >>> from kinfolk.data.sources.base import ArraySource
         >>> images = torch.arange(10, dtype=torch.uint8).reshape(10, 1, 1, 1).expand(10, 1, 4, 4)
         >>> pairs = ArraySource(images, text=[f"number {i}" for i in range(10)])
-        >>> parts = UnpairedConfig(paired=0.4).apply(Splits(pairs, pairs))
+        >>> parts = UnpairedConfig(paired=0.4).parts(Splits(pairs, pairs))
         >>> len(parts.paired), len(parts.images), len(parts.texts)
         (4, 6, 6)
         >>> first = parts.images.read(torch.tensor([0]))[0, 0, 0, 0].item()
         >>> parts.texts.columns["text"][parts.truth[0]] == f"number {first}"
         True
+        >>> train = UnpairedConfig(paired=0.4).apply(Splits(pairs, pairs)).train
+        >>> len(train), train.text.count(""), len(train.loose_captions)
+        (10, 6, 6)
     """
 
     kind: ClassVar[str] = "unpaired"
     paired: float = 0.1
     overlap: float = 1.0
+    alone: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_share("paired", self.paired)
         check_share("overlap", self.overlap)
 
-    def apply(self, splits: Splits) -> UnpairedSplits:
-        """Break the training part up.
+    def apply(self, splits: Splits) -> Splits:
+        """Break the training part up, and give what is left as one part, for a method that looks for partners.
+
+        An image alone has the caption ``""``, and its own one in `true_text`, which is for scoring only; the captions
+        alone are the part's `loose_captions`. With ``alone=False`` the pairs are all there is.
 
         Raises:
             ValueError: without captions, or when too few samples are left to break up.
         """
         whole = splits.train
+        paired, image_of, text_of = self._chosen(whole)
+        if not self.alone:
+            return Splits(self._pairs(whole, paired), splits.test, probe=splits.probe)
+        texts = whole.text
+        assert texts is not None
+        both = torch.cat([paired, image_of])
+        captions = [texts[i] for i in paired.tolist()] + [""] * len(image_of)
+        joined = with_columns(
+            whole.subset(both),
+            {
+                **dict.fromkeys(set(whole.columns) - set(_OF_THE_IMAGE)),
+                "text": captions,
+                "true_text": [texts[i] for i in both.tolist()],
+            },
+            ids=torch.cat([whole.ids[paired], _new_ids(splits, len(image_of))]),
+            name=f"{whole.name}, {len(paired)} pairs and {len(image_of)} images alone",
+        )
+        joined.loose_captions = [texts[i] for i in text_of.tolist()]
+        return Splits(joined, splits.test, probe=splits.probe)
+
+    def parts(self, splits: Splits) -> UnpairedSplits:
+        """Break the training part up into sources of their own.
+
+        Raises:
+            ValueError: without captions, or when too few samples are left to break up.
+        """
+        whole = splits.train
+        paired, image_of, text_of = self._chosen(whole)
+        new = _new_ids(splits, len(image_of) + len(text_of))
+        images = whole.subset(image_of, name=f"{whole.name}, images alone")
+        return UnpairedSplits(
+            paired=self._pairs(whole, paired),
+            images=with_columns(
+                images, dict.fromkeys(set(images.columns) - set(_OF_THE_IMAGE)), ids=new[: len(image_of)]
+            ),
+            texts=_text_part(whole, text_of, ids=new[len(image_of) :]),
+            test=splits.test,
+            truth=_positions(text_of, image_of),
+        )
+
+    def _pairs(self, whole: Source, paired: Tensor) -> Source:
+        return whole.subset(paired, name=f"{whole.name}, pairs")
+
+    def _chosen(self, whole: Source) -> tuple[Int[Tensor, " p"], Int[Tensor, " n"], Int[Tensor, " n"]]:
+        """Positions of the pairs, ascending, of the images alone and of the captions alone, in orders of their own."""
         if whole.text is None:
             raise ValueError(f"an unpaired set needs captions; source {whole.name!r} has none")
         order = seeded_order((self.seed, _PAIRED), whole.ids)
@@ -142,29 +195,21 @@ class UnpairedConfig:
                 " paired"
             )
         rest = rest[seeded_order((self.seed, _SHARED), whole.ids[rest])]
-        image_of = rest[:count]
         text_of = torch.cat([rest[:shared], rest[count : 2 * count - shared]])
         text_of = text_of[seeded_order((self.seed, _TEXTS), whole.ids[text_of])]
-        first_id = 1 + max(int(part.ids.max()) for part in (whole, splits.test) if len(part))
-        images = whole.subset(image_of, name=f"{whole.name}, images alone")
-        return UnpairedSplits(
-            paired=whole.subset(paired.sort().values, name=f"{whole.name}, pairs"),
-            images=with_columns(
-                images,
-                dict.fromkeys(set(images.columns) - set(_OF_THE_IMAGE)),
-                ids=torch.arange(first_id, first_id + count),
-            ),
-            texts=_text_part(whole, text_of, first_id=first_id + count),
-            test=splits.test,
-            truth=_positions(text_of, image_of),
-        )
+        return paired.sort().values, rest[:count], text_of
 
 
-def _text_part(whole: Source, positions: Tensor, *, first_id: int) -> TextPart:
+def _new_ids(splits: Splits, count: int) -> Int[Tensor, " k"]:
+    """Ids beyond all that are there."""
+    first = 1 + max(int(part.ids.max()) for part in (splits.train, splits.test) if len(part))
+    return torch.arange(first, first + count)
+
+
+def _text_part(whole: Source, positions: Tensor, *, ids: Tensor) -> TextPart:
     known: dict[str, Column] = {
         name: whole.columns[name] for name in ("text", "text_embedding") if name in whole.columns
     }
-    ids = torch.arange(first_id, first_id + len(positions))
     return TextPart(ids, take_columns(known, positions), name=f"{whole.name}, captions alone")
 
 

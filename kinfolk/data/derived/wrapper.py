@@ -59,6 +59,7 @@ class DerivedSource(Source):
         self.class_names = source.class_names if class_names is None else class_names
         self.channels = source.channels if channels is None else channels
         self.image_size, self.in_memory = source.image_size, source.in_memory and change is None
+        self.loose_captions = source.loose_captions
         self.ids = check_ids(source.ids if ids is None else ids, count=len(source))
         self.columns = check_columns(
             {**source.columns, **(columns or {})}, count=len(source), class_names=self.class_names
@@ -119,13 +120,15 @@ def with_columns(
     if not isinstance(source, ArraySource):
         return DerivedSource(source, columns=columns, ids=ids, class_names=class_names, name=name)
     kept = {key: values for key, values in {**source.columns, **columns}.items() if values is not None}
-    return ArraySource(
+    derived = ArraySource(
         source.images,
         ids=source.ids if ids is None else ids,
         class_names=source.class_names if class_names is None else class_names,
         columns=kept,
         name=source.name if name is None else name,
     )
+    derived.loose_captions = source.loose_captions
+    return derived
 
 
 def with_images(

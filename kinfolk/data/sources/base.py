@@ -30,7 +30,7 @@ class Source(Dataset, ABC):
     `bias_labels`  int64 ``[N]``        a nuisance factor such as the background or the hand, -1 = unknown
     `true_labels`  int64 ``[N]``        what `labels` were before some were hidden or made wrong; never for training
     `groups`       int64 ``[N]``        samples of one group show the same thing, -1 = in no group
-    `text`         list of str          captions
+    `text`         list of str          captions, ``""`` for an image that has none
     `text_embedding` float ``[N, e]``   one row per caption
     `attributes`   float ``[N, a]``     any numbers
     `hierarchy`    list of str          a path from the root, ``"animal/dog/poodle"``
@@ -46,6 +46,7 @@ class Source(Dataset, ABC):
         channels: 1 (grey), 3 (RGB) or 4 (RGBA); for a table the number of its features.
         image_size: ``(H, W)``, the same for every image; (1, 1) for a table.
         in_memory: whether `read` only indexes tensors; the loader starts no worker processes then.
+        loose_captions: captions that belong to no sample, or nobody knows to which; see `LooseCaptionsConfig`.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Source(Dataset, ABC):
     channels: int
     image_size: tuple[int, int]
     in_memory: bool = False
+    loose_captions: Sequence[str] = ()
 
     @abstractmethod
     def read(self, indices: Int[Tensor, " b"]) -> UInt8[Tensor, "b c h w"]:

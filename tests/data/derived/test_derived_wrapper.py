@@ -18,6 +18,7 @@ from kinfolk.data.derived import (
     FewLabelsConfig,
     ImbalancedConfig,
     LabelNoiseConfig,
+    LooseCaptionsConfig,
     OpenWorldConfig,
     TexturedConfig,
     UnpairedConfig,
@@ -35,6 +36,7 @@ CONFIGS = [
     CaptionNoiseConfig(share=0.5),
     OpenWorldConfig(known=0.3, random_classes=True),
     UnpairedConfig(paired=0.2, overlap=0.5),
+    LooseCaptionsConfig("captions.txt"),
     ColouredConfig(rho=0.995, target="foreground"),
     TexturedConfig("some/folder", rho=0.999, held_out=True),
     CompositeConfig("some/folder", test="mixed-next"),
@@ -50,7 +52,7 @@ def test_every_config_survives_yaml(config: Any) -> None:
 
 def test_kinds_are_distinct() -> None:
     types = {type(config) for config in CONFIGS}
-    assert len({config.kind for config in CONFIGS}) == len(types) == 10
+    assert len({config.kind for config in CONFIGS}) == len(types) == 11
 
 
 class Decoded(Source):
