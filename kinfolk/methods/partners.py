@@ -148,8 +148,10 @@ class Partners(nn.Module):
             return
         with torch.no_grad():
             rows = self.features_of_all(images)[self.where]
-            parts = [self.captions[i : i + _CHUNK] for i in range(0, len(self.captions), _CHUNK)]
-            words = torch.cat([encode_text(part).to(rows) for part in parts])
+            said = {text: number for number, text in enumerate(dict.fromkeys(self.captions))}
+            several = list(said)
+            parts = [encode_text(several[i : i + _CHUNK]) for i in range(0, len(several), _CHUNK)]
+            words = torch.cat(parts).to(rows)[[said[text] for text in self.captions]]
         assert self.config.how != "none"
         found = match((rows, words), how=self.config.how, temperature=temperature, normalize=True)
         self.columns.copy_(found.columns)

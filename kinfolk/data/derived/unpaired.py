@@ -132,7 +132,8 @@ class UnpairedConfig:
         """Break the training part up, and give what is left as one part, for a method that looks for partners.
 
         An image alone has the caption ``""``, and its own one in `true_text`, which is for scoring only; the captions
-        alone are the part's `loose_captions`. With ``alone=False`` the pairs are all there is.
+        alone are the part's `loose_captions`. With ``alone=False`` the pairs are all there is to train on; probes are
+        fitted on the whole part as before.
 
         Raises:
             ValueError: without captions, or when too few samples are left to break up.
@@ -140,7 +141,7 @@ class UnpairedConfig:
         whole = splits.train
         paired, image_of, text_of = self._chosen(whole)
         if not self.alone:
-            return Splits(self._pairs(whole, paired), splits.test, probe=splits.probe)
+            return Splits(self._pairs(whole, paired), splits.test, probe=splits.reference)
         texts = whole.text
         assert texts is not None
         both = torch.cat([paired, image_of])

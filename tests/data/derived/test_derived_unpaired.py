@@ -133,9 +133,10 @@ def test_in_one_part_images_alone_have_no_caption_and_the_captions_lie_beside() 
     assert splits.test is whole
     changed = with_columns(train, {"labels": None})
     assert list(changed.loose_captions) == list(train.loose_captions)
-    alone = UnpairedConfig(paired=0.25, overlap=0.5, alone=False).apply(Splits(whole, whole)).train
-    assert alone.text == parts.paired.text
-    assert not alone.loose_captions
+    few = UnpairedConfig(paired=0.25, overlap=0.5, alone=False).apply(Splits(whole, whole))
+    assert few.train.text == parts.paired.text
+    assert not few.train.loose_captions
+    assert few.reference is whole
 
 
 def test_captions_of_a_file_lie_beside_a_source(tmp_path: Path) -> None:
