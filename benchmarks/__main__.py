@@ -1,4 +1,4 @@
-"""Command line of the benchmarks: ``python -m benchmarks {losses,scaling,gradients,attention,data,gpu,docs}``."""
+"""Command line of the benchmarks: ``python -m benchmarks NAME``, one command each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import attention, gpu, gradients, losses, scaling
+from benchmarks import attention, gpu, gradients, losses, scaling, towers
 from benchmarks.inputs import LOSSES
 from benchmarks.page import publish
 from benchmarks.table import Row
@@ -52,6 +52,11 @@ def _scaling(options: argparse.Namespace, out: Path) -> list[Row]:
     return scaling.measure(replace(settings, **_given(given)), out)
 
 
+def _towers(options: argparse.Namespace, out: Path) -> list[Row]:
+    settings = towers.smoke() if options.smoke else towers.Settings()
+    return towers.measure(replace(settings, **_given({"sizes": options.rows, "names": options.only})), out)
+
+
 def _gradients(options: argparse.Namespace, out: Path) -> list[Row]:
     settings = gradients.smoke() if options.smoke else gradients.Settings()
     given = {"folder": options.peers, "limit": options.limit, "names": options.only}
@@ -71,7 +76,14 @@ def _data(options: argparse.Namespace, out: Path) -> list[Row]:
     return data.measure(replace(settings, **_given(given)), out)
 
 
-_RUN = {"losses": _losses, "scaling": _scaling, "gradients": _gradients, "attention": _attention, "data": _data}
+_RUN = {
+    "losses": _losses,
+    "scaling": _scaling,
+    "towers": _towers,
+    "gradients": _gradients,
+    "attention": _attention,
+    "data": _data,
+}
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
@@ -107,6 +119,10 @@ def _parser() -> argparse.ArgumentParser:
     two.add_argument("--width", type=int, metavar="D")
     two.add_argument("--loss", choices=LOSSES)
     two.add_argument("--only", nargs="+", metavar="NAME", help="contenders")
+
+    towers_command = command("towers", "memory and time of a step of two towers against the batch")
+    towers_command.add_argument("--rows", type=int, nargs="+", help="pairs of a batch, 256 to 32768 by default")
+    towers_command.add_argument("--only", nargs="+", metavar="NAME", help="forms")
 
     three = command("gradients", "gradients on several ranks against one process")
     three.add_argument("--only", nargs="+", metavar="SCHEME")

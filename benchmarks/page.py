@@ -51,6 +51,7 @@ def kind_of(rows: Rows) -> str:
         "time / fused": "attention",
         "gigaflops / second": "scaling",
         "images / second": "data",
+        "pairs / second": "towers",
     }
     found = [kind for column, kind in marks.items() if column in rows[0]]
     if len(found) != 1:
@@ -169,6 +170,7 @@ def data(rows: Rows) -> str:
 FRAGMENTS: dict[str, Callable[[Rows], str]] = {
     "losses": losses,
     "scaling": scaling,
+    "towers": scaling,
     "attention": attention,
     "gradients": gradients,
     "data": data,

@@ -12,6 +12,8 @@ Rows = list[dict[str, str]]
 
 _COLOURS = {
     "kinfolk": "tab:blue",
+    "kinfolk, cached": "tab:cyan",
+    "dense, cached": "tab:olive",
     "kinfolk NT-Xent": "lightsteelblue",
     "dense": "tab:orange",
     "dense compiled": "tab:green",
@@ -22,7 +24,7 @@ _COLOURS = {
 
 def draw(kind: str, rows: Rows, path: Path) -> Path | None:
     """Draw a table where there is something to draw and something to draw it with."""
-    if kind not in ("losses", "scaling") or importlib.util.find_spec("matplotlib") is None:
+    if kind not in ("losses", "scaling", "towers") or importlib.util.find_spec("matplotlib") is None:
         return None
     import matplotlib as mpl
 

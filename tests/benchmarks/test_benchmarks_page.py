@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import attention, gradients, losses, page, scaling  # noqa: E402
+from benchmarks import attention, gradients, losses, page, scaling, towers  # noqa: E402
 from benchmarks.ranks import Outcome, Step  # noqa: E402
 from benchmarks.table import Row, Table, read  # noqa: E402
 
@@ -28,7 +28,7 @@ def written(path: Path, columns: tuple[str, ...], rows: list[Row]) -> Path:
 def docs(tmp_path: Path) -> Path:
     folder = tmp_path / "docs"
     folder.mkdir()
-    names = ("data-cpu", "losses-cpu", "losses-gpu", "scaling-cpu", "attention-cpu")
+    names = ("data-cpu", "losses-cpu", "losses-gpu", "scaling-cpu", "towers-cpu", "attention-cpu")
     (folder / "benchmarks.md").write_text("intro\n" + "\n".join(f"<!-- {n} -->\nold\n<!-- /{n} -->" for n in names))
     (folder / "distributed.md").write_text("<!-- gradients -->\n<!-- /gradients -->\nend\n")
     return folder
@@ -53,7 +53,7 @@ def test_losses_page_states_the_ratios(tmp_path: Path, docs: Path) -> None:
     assert "pytorch-metric-learning, 8,192 rows: out of memory: 9 GB" in text
     assert "a chip, 2 cores, 2 threads, torch 2." in text
     assert text.startswith("intro")
-    assert text.count("old") == 4  # the other fragments are untouched
+    assert text.count("old") == 5  # the other fragments are untouched
     assert (docs / "benchmarks" / "losses-cpu.csv").exists()
     assert (docs / "benchmarks" / "losses-cpu.png").stat().st_size > 1000
 
@@ -78,6 +78,17 @@ def test_scaling_page_fits_the_exponent(tmp_path: Path, docs: Path) -> None:
     assert "kinfolk: memory grows as rows^1.00" in text
     assert "dense: memory grows as rows^2.00" in text
     assert "- dense, 8,192 rows: does not fit" in text
+
+
+def test_towers_page_has_the_forms_beside_one_another(tmp_path: Path, docs: Path) -> None:
+    rows: list[Row] = [
+        {"contender": name, "rows": n, "status": "ok", "milliseconds": 5.0, "peak megabytes": peak * n}
+        for n in (256, 512)
+        for name, peak in (("kinfolk, cached", 0.5), ("dense", 2.0))
+    ]
+    text = page.publish(written(tmp_path / "t.csv", towers.COLUMNS, rows), docs).read_text()
+    assert "| 256 | 5 | 128 | 5 | 512 |" in text
+    assert (docs / "benchmarks" / "towers-cpu.png").is_file()
 
 
 def test_attention_page(tmp_path: Path, docs: Path) -> None:
@@ -139,6 +150,7 @@ def test_the_real_pages_have_all_markers() -> None:
         "losses-gpu",
         "scaling-cpu",
         "scaling-gpu",
+        "towers-cpu",
         "attention-cpu",
         "attention-gpu",
     ):

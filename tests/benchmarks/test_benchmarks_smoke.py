@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import attention, gradients, losses, scaling  # noqa: E402
+from benchmarks import attention, gradients, losses, scaling, towers  # noqa: E402
 from benchmarks.contenders import OURS  # noqa: E402
 from benchmarks.inputs import LOSSES  # noqa: E402
 from benchmarks.losses import FLOOR  # noqa: E402
@@ -69,6 +69,14 @@ def check_attention(rows: list[dict[str, str]]) -> None:
     assert attention.FUSED in {row["contender"] for row in timed}
     assert len(timed) > 1
     assert all(float(row["value ratio"]) == pytest.approx(1, abs=1e-5) for row in timed)
+
+
+def test_towers(tmp_path: Path) -> None:
+    rows = benchmark("towers", tmp_path)
+    assert {row["contender"] for row in rows} == set(towers.FORMS)
+    assert {row["rows"] for row in rows} == {"16", "32"}
+    assert {row["status"] for row in rows} == {"ok"}
+    assert all(float(row["milliseconds"]) > 0 and float(row["peak megabytes"]) >= 0 for row in rows)
 
 
 def test_gradients(tmp_path: Path) -> None:
