@@ -23,7 +23,7 @@ class TextRetrieval(SubjectEvaluator):
 
     The gallery of an image is every distinct caption, so images with the very same caption share their answer; a
     caption is answered by any image that has it. The rank of a query is that of its first hit by cosine, ties to the
-    lower id.
+    lower id. Images without a caption (``""``) are left out.
 
     Args:
         recall_at: the k of R@k, each at least 1.
@@ -54,15 +54,18 @@ class TextRetrieval(SubjectEvaluator):
         """Say that there is no text tower, or that the test samples have no captions."""
         if subject.towers is None:
             return "no text towers"
-        return "no captions" if subject.test.text is None else None
+        return "no captions" if not any(text.strip() for text in subject.test.text or ()) else None
 
     def run(self, subject: Subject) -> Iterator[Measurement]:
         """Yield R@k and the median rank of both directions."""
         captions = subject.test.text
         if subject.towers is None or captions is None:
             return
-        size, device = subject.batch_size, subject.device
-        images = image_rows(subject.towers, subject.test, batch_size=size, device=device)
+        size, device, test = subject.batch_size, subject.device, subject.test
+        told = torch.tensor([bool(text.strip()) for text in captions], dtype=torch.bool)
+        if not bool(told.all()):
+            test = test.subset(told.nonzero().flatten())
+        images = image_rows(subject.towers, test, batch_size=size, device=device)
         by_id = dict(zip(subject.test.ids.tolist(), captions, strict=True))
         shown = [by_id[number] for number in images.ids.tolist()]
         distinct = sorted(set(shown))

@@ -109,6 +109,15 @@ def test_retrieval_counts_the_first_hit_both_ways() -> None:
         assert found[f"median rank, {name}"] == pytest.approx(float(torch.tensor(ranks).double().quantile(0.5)))
 
 
+def test_images_without_a_caption_are_neither_asked_nor_found() -> None:
+    told = subject_of(text=["a", "", "b", " ", "cc"], towers=Letters())
+    whole = {m.name: m.value for m in TextRetrieval(recall_at=(1, 2)).run(told)}
+    kept = told.test.subset(torch.tensor([0, 2, 4]))
+    subject = Subject.of("trained", RawPixels(channels=1, image_size=(2, 2)), train=kept, test=kept, towers=Letters())
+    assert whole == {m.name: m.value for m in TextRetrieval(recall_at=(1, 2)).run(subject)}
+    assert TextRetrieval().missing(subject_of(text=["", " "], towers=Letters())) == "no captions"
+
+
 def test_towers_are_measured_in_eval_mode_and_left_as_they_were() -> None:
     towers = Letters().train()
     subject = subject_of(text=["a", "b", "c", "d"], towers=towers)

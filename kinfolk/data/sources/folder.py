@@ -8,7 +8,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -39,6 +39,8 @@ class ImageFolderConfig:
         test_fraction: share of every class that is held out when the folder has no `train` and `test`; files with the
             same content stay on the same side.
         seed: of the hold-out.
+        captions: whether `all` images have a caption if one has, or only `some`: the others' is then ``""``, and a
+            method may look for one (see `LooseCaptionsConfig`).
         on_error: what to do with an unreadable image or an empty caption: `raise`, or `skip` it, count it, and warn
             with a list.
         memory_limit_mb: largest size of the decoded images to keep in memory, in MiB.
@@ -59,12 +61,15 @@ class ImageFolderConfig:
     channels: Literal[1, 3, 4] | None = None
     test_fraction: float = 0.2
     seed: int = 0
+    captions: Literal["all", "some"] = "all"
     on_error: Literal["raise", "skip"] = "raise"
     memory_limit_mb: int = 2048
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         check_decoding(image_size=self.image_size, fit=self.fit, channels=self.channels, on_error=self.on_error)
+        if self.captions not in ("all", "some"):
+            raise ValueError(f"captions must be 'all' or 'some'; found {self.captions!r}")
 
     def load(self) -> Splits:
         """List, check and, where they fit, decode the images.
@@ -76,7 +81,7 @@ class ImageFolderConfig:
         """
         root = Path(self.path)
         entries = list_folder(root)
-        problems = _empty_captions(entries)
+        problems = _empty_captions(entries) if self.captions == "all" else {}
         try:
             if problems and self.on_error == "raise":
                 raise UnreadableImage(next(iter(problems.values())))
@@ -107,6 +112,8 @@ class ImageFolderConfig:
         elif note is not None:  # ids count the usable files, so every bad one must be known before they are given
             _read_each(root, usable, lambda path: decode(path).shape, note)
         usable = [entry for entry in entries if entry.path not in problems]
+        if any(entry.text for entry in usable):
+            usable = [replace(entry, text=entry.text or "") for entry in usable]
         if not usable:
             raise ValueError(f"{root}: none of its {len(entries)} images is usable; {next(iter(problems.values()))}")
         files = FileSource(
