@@ -84,7 +84,8 @@ class XCLR(Method):
         *,
         keys: Sequence[Float[Tensor, "n d"]] = (),
     ) -> dict[str, Tensor]:
-        """Return the loss and the health terms; a batch with nothing to relate by raises `ValueError`."""
+        """Return the loss and the health terms; a batch with nothing to relate by raises `ValueError`, side
+        embeddings that are no rows of floats `TypeError`."""
         count = len(embeddings)
         target = self._target(batch, views=count)
         loss = self.loss(torch.cat(list(embeddings)), target, ids=read_ids(batch).repeat(count))
@@ -105,4 +106,7 @@ class XCLR(Method):
                 "X-CLR needs a similarity between samples and found none: give a relation (ClassTableConfig, "
                 f"SideEmbeddingsConfig), or batches with text_embedding [b, e]; found batch keys {sorted(batch)}."
             )
-        return batch["text_embedding"].repeat(views, 1)
+        side = batch["text_embedding"]
+        if side.ndim != 2 or not side.is_floating_point():
+            raise TypeError(f"text_embedding must be floats [b, e], found {side.dtype} {list(side.shape)}")
+        return side.repeat(views, 1)

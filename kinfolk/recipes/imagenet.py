@@ -240,9 +240,12 @@ def paco() -> TrainConfig:
 
 
 def gpaco() -> TrainConfig:
-    """GPaCo with its authors' settings for ImageNet-LT, RandAugment on both views; lists as for PaCo."""
+    """GPaCo with its authors' settings for ImageNet-LT, RandAugment on both views; lists as for PaCo.
+
+    Their label smoothing of 0.1, which lies outside the loss, is left out.
+    """
     return _long_tailed(
-        GPaCoConfig(alpha=0.045, temperature=0.2, queue_size=8192), views=_rand_augment(count=2), learning_rate=0.04
+        GPaCoConfig(alpha=0.05, temperature=0.2, queue_size=8192), views=_rand_augment(count=2), learning_rate=0.04
     )
 
 

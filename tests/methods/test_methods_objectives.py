@@ -137,6 +137,12 @@ def test_cacr_takes_the_head_that_its_config_asks_for(digits, build):
     assert all(p.grad is not None for p in method.head.parameters())
 
 
+def test_side_embeddings_of_integers_are_refused(digits, build):
+    batch = digits(0, n=4)
+    with pytest.raises(TypeError, match=r"text_embedding must be floats \[b, e\], found torch.int64 \[4, 10\]"):
+        build(XCLRConfig())({**batch, "text_embedding": batch["text_embedding"].long()})
+
+
 @pytest.mark.parametrize(
     ("config", "change", "message"),
     [
