@@ -121,10 +121,10 @@ class Partners(nn.Module):
                 f"{len(strange)} images without a caption are not among those of method.begin(plan), the first has id "
                 f"{int(strange[0])}."
             )
-        columns = self.columns[places]
-        for row in alone.nonzero().flatten().tolist():
-            number, stand_in = int(columns[row]), int(ids[row]) % len(self.captions)
-            texts[row] = self.captions[number if number >= 0 else stand_in]
+        found = zip(self.columns[places].tolist(), ids.tolist(), strict=True)  # at once: a GPU waits for each reading
+        for row, (column, sample) in enumerate(found):
+            if not texts[row].strip():
+                texts[row] = self.captions[column if column >= 0 else sample % len(self.captions)]
         weight = torch.where(alone, self.confidence[places], 1.0)
         return {**batch, "text": texts, "pair_weight": weight, "completed": alone}
 
