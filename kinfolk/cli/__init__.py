@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 when all went well, 2 for what the user can mend (a wrong name, path or option, a missing
-        extra), 1 when training diverged, 130 after an interrupt.
+        extra), 1 when training diverged, 130 after an interrupt, 141 when whoever read the output left.
 
     Example:
         >>> main(["data", "inspect", "no-such-data"])
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.parser.error(f"unrecognized arguments: {' '.join(overrides)}")
         arguments.overrides = overrides
         arguments.command(arguments)
+        sys.stdout.flush()
         return 0
     except SystemExit as stop:  # argparse and tyro leave this way, after printing what was wrong
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
@@ -59,6 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
+    except BrokenPipeError:  # whoever read has left, as `| head` does; the interpreter would complain at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except FloatingPointError as error:
         print(f"kinfolk: training diverged: {error}", file=sys.stderr)
         return 1

@@ -50,6 +50,16 @@ def test_one_command_trains_evaluates_and_reports(trained: tuple[Path, subproces
     assert "Warning" not in done.stderr
 
 
+def test_a_reader_that_leaves_ends_the_command_without_a_word() -> None:
+    command = [sys.executable, "-u", "-m", "kinfolk.cli", "data", "inspect", "digits"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_ENVIRONMENT) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.close()
+        assert running.stderr.read() == b""
+    assert running.returncode == 141
+
+
 def test_the_same_command_again_does_not_replace_the_run(trained, monkeypatch, capsys) -> None:
     run, _ = trained
     monkeypatch.chdir(run.parent.parent)
