@@ -55,6 +55,8 @@ from kinfolk.data.saliency import compute_saliency as compute_saliency
 from kinfolk.data.saliency import saliency_masks as saliency_masks
 from kinfolk.data.samplers import BucketSampler as BucketSampler
 from kinfolk.data.samplers import BucketSamplerConfig as BucketSamplerConfig
+from kinfolk.data.samplers import CaptionedSampler as CaptionedSampler
+from kinfolk.data.samplers import CaptionedSamplerConfig as CaptionedSamplerConfig
 from kinfolk.data.samplers import ClassBalancedSampler as ClassBalancedSampler
 from kinfolk.data.samplers import ClassBalancedSamplerConfig as ClassBalancedSamplerConfig
 from kinfolk.data.samplers import DistinctSampler as DistinctSampler
@@ -131,6 +133,8 @@ __all__ = [
     "CIFARConfig",
     "CachedSource",
     "CaptionNoiseConfig",
+    "CaptionedSampler",
+    "CaptionedSamplerConfig",
     "CaptionsConfig",
     "ClassBalancedSampler",
     "ClassBalancedSamplerConfig",

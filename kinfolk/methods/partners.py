@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, final
@@ -54,15 +55,15 @@ class Partners(nn.Module):
     """Who of the images without caption and the captions without image belong together, as far as training knows.
 
     At the share `start` of training, and then every `every` of it, all of them are embedded and matched by their
-    cosines, with the inverse temperature that training has come to. An image that was matched has its partner as its
-    caption, and counts in the loss with the match's confidence; one that was not counts 0, and a caption drawn for it
-    is there as a negative only. Pairs count 1.
+    cosines, with the inverse temperature that training has come to; a caption that is there several times may go to as
+    many images. An image that was matched has its partner as its caption, and counts in the loss with the match's
+    confidence; one that was not counts 0, and a caption drawn for it is there as a negative only. Pairs count 1.
 
     Only cosines say who belongs to whom. The matches are state, so that a resumed run goes on with them.
 
     Attributes:
         ids: int64 [n], images without a caption, ascending.
-        columns: int64 [n], number of the caption of each, -1 for none.
+        columns: int64 [n], number of the caption of each among the distinct ones, -1 for none.
         confidence: float [n], between 0 and 1.
         reached: int64 scalar, how many rounds there were.
 
@@ -97,7 +98,9 @@ class Partners(nn.Module):
                 '"loose-captions file=FILE", or break pairs up by --derive "unpaired paired=0.2".'
             )
         self.progress.begin(plan.total_steps)
-        self.captions, self.features_of_all = list(plan.loose_captions), plan.features
+        said = Counter(plan.loose_captions)
+        self.captions, self.copies = list(said), torch.tensor(list(said.values()))
+        self.features_of_all = plan.features
         self.where = alone.nonzero().flatten()  # among all training samples
         self.register_buffer("ids", ids[self.where])
         self.register_buffer("columns", torch.full((len(self.where),), -1))
@@ -148,12 +151,10 @@ class Partners(nn.Module):
             return
         with torch.no_grad():
             rows = self.features_of_all(images)[self.where]
-            said = {text: number for number, text in enumerate(dict.fromkeys(self.captions))}
-            several = list(said)
-            parts = [encode_text(several[i : i + _CHUNK]) for i in range(0, len(several), _CHUNK)]
-            words = torch.cat(parts).to(rows)[[said[text] for text in self.captions]]
+            parts = [encode_text(self.captions[i : i + _CHUNK]) for i in range(0, len(self.captions), _CHUNK)]
+            words = torch.cat(parts).to(rows)
         assert self.config.how != "none"
-        found = match((rows, words), how=self.config.how, temperature=temperature, normalize=True)
+        found = match((rows, words), how=self.config.how, copies=self.copies, temperature=temperature, normalize=True)
         self.columns.copy_(found.columns)
         self.confidence.copy_(found.confidence)
         self.reached.fill_(due)

@@ -11,7 +11,7 @@ from kinfolk.theory.pair_scores import MatrixScores, ProductScores, as_scores
 from kinfolk.theory.sinkhorn import scaled
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
     from kinfolk.theory.pair_scores import Scores
 
@@ -40,6 +40,7 @@ def match(
     scores: Scores,
     *,
     how: How = "argmax",
+    copies: Int[Tensor, " m"] | None = None,
     temperature: float = 1.0,
     start_temperature: float | None = None,
     row_mass: Float[Tensor, " n"] | None = None,
@@ -62,12 +63,18 @@ def match(
 
     Nothing but scores is read, so that permuted columns permute the answer. Among equal scores any may be taken.
 
+    A column may stand for several rows, as one caption does that was written to five images; with ``copies`` c_j
+    ``"mutual"`` asks that the row be among the c_j best of its column, ``"assignment"`` gives the column to at most c_j
+    rows, a plan's column receives in proportion to c_j, and where p(i | j) is read, ``min(1, c_j p(i | j))`` is.
+
     Args:
         scores: [n, m], finite, or a pair (x [n, d], y [m, d]) whose products are meant, never stored except for
             ``"assignment"``.
         how: see above.
+        copies: how many rows each column stands for [m], at least 1. None = 1 each.
         temperature: of p, and of the plan.
-        start_temperature, row_mass, column_mass, iterations, tolerance: as in `sinkhorn`, and read only there.
+        start_temperature, row_mass, column_mass, iterations, tolerance: as in `sinkhorn`, and read only there; without
+            a ``column_mass`` the copies are it.
         normalize: l2-normalise x and y first.
         impl: as in `kinfolk.ops.row_logsumexp`.
 
@@ -75,9 +82,9 @@ def match(
         The `Match`, without gradient. No rows give an empty one.
 
     Raises:
-        TypeError: for scores that are not float.
-        ValueError: for shapes that do not fit, an unknown ``how``, a temperature that is not positive; for
-            ``"assignment"`` where every assignment takes a score that is not finite.
+        TypeError: for scores that are not float, or copies that are no integers.
+        ValueError: for shapes that do not fit, an unknown ``how``, a temperature that is not positive, copies below 1;
+            for ``"assignment"`` where every assignment takes a score that is not finite.
         ImportError: for ``"assignment"`` without SciPy.
 
     Warns:
@@ -101,6 +108,8 @@ def match(
     found = as_scores(scores, normalize=normalize, impl=impl)
     if not found.shape[0]:
         return Match(found.none.long(), found.none)
+    if copies is not None:
+        copies = _checked(copies, found.shape[1]).to(found.none.device)
     bias = None
     if how == "sinkhorn":
         plan = scaled(
@@ -108,16 +117,43 @@ def match(
             temperature=temperature,
             start_temperature=start_temperature,
             row_mass=row_mass,
-            column_mass=column_mass,
+            column_mass=copies.to(found.none) if column_mass is None and copies is not None else column_mass,
             iterations=iterations,
             tolerance=tolerance,
         )
         bias = plan.column_potential
-    index = assigned(found) if how == "assignment" else found.best(None if bias is None else temperature * bias)
+    if how == "assignment":
+        index = assigned(found, copies)
+    else:
+        index = found.best(None if bias is None else temperature * bias)
     if how == "mutual":
-        back = found.columns_first.best()[index]
-        index = index.where(back == torch.arange(len(index), device=index.device), -1)
-    return Match(index, _confidence(found, index, 1 / temperature, bias, both=how in ("mutual", "assignment")))
+        index = index.where(_wanted(found, index, copies), -1)
+    both = how in ("mutual", "assignment")
+    return Match(index, _confidence(found, index, 1 / temperature, bias, copies, both=both))
+
+
+def _checked(copies: Int[Tensor, " m"], columns: int) -> Int[Tensor, " m"]:
+    if copies.is_floating_point() or copies.dtype == torch.bool:
+        raise TypeError(f"copies must be an integer tensor, found {copies.dtype}.")
+    if copies.shape != (columns,) or int(copies.min()) < 1:
+        raise ValueError(
+            f"copies must be at least 1 for each of {columns} columns, found {tuple(copies.shape)}"
+            f"{f' with {int(copies.min())}' if copies.numel() else ''}."
+        )
+    return copies
+
+
+def _wanted(
+    scores: MatrixScores | ProductScores, index: Int[Tensor, " n"], copies: Int[Tensor, " m"] | None
+) -> Bool[Tensor, " n"]:
+    """Whether each row is among the best of its column, as many as the column stands for."""
+    rows = torch.arange(len(index), device=index.device)
+    if copies is None:
+        return scores.columns_first.best()[index] == rows
+    most = min(int(copies.max()), len(index))
+    back = scores.columns_first.several(most)
+    within = torch.arange(most, device=index.device) < copies[:, None]
+    return (back.where(within, -1)[index] == rows[:, None]).any(1)
 
 
 def _confidence(
@@ -125,6 +161,7 @@ def _confidence(
     index: Int[Tensor, " n"],
     scale: float,
     bias: Float[Tensor, " m"] | None,
+    copies: Int[Tensor, " m"] | None,
     *,
     both: bool,
 ) -> Float[Tensor, " n"]:
@@ -132,12 +169,15 @@ def _confidence(
     logit = scale * scores.at(columns)
     share = logit - scores.logsumexp(scale, bias) + (0.0 if bias is None else bias[columns])
     if both:
-        share = torch.minimum(share, logit - scores.columns_first.logsumexp(scale)[columns])
+        other = logit - scores.columns_first.logsumexp(scale)[columns]
+        share = torch.minimum(share, other if copies is None else other + copies[columns].to(other).log())
     return torch.exp(share).clamp(max=1.0).masked_fill(index < 0, 0.0)
 
 
-def assigned(scores: MatrixScores | ProductScores) -> Int[Tensor, " n"]:
+def assigned(scores: MatrixScores | ProductScores, copies: Int[Tensor, " m"] | None = None) -> Int[Tensor, " n"]:
     """Return the one-to-one assignment with the largest sum of scores, -1 for rows that are left over.
+
+    A column with copies goes to as many rows at most.
 
     Example:
         >>> assigned(as_scores(torch.tensor([[5.0], [6.0]])))
@@ -148,6 +188,10 @@ def assigned(scores: MatrixScores | ProductScores) -> Int[Tensor, " n"]:
     except ImportError as missing:
         raise ImportError('how="assignment" needs SciPy: pip install "kinfolk[train]", or how="sinkhorn".') from missing
     matrix = scores.block(slice(None))
+    column_of = torch.arange(matrix.shape[1], device=matrix.device)
+    if copies is not None:
+        column_of = column_of.repeat_interleave(copies)
+        matrix = matrix[:, column_of]
     try:
         rows, columns = linear_sum_assignment(matrix.double().cpu().numpy(), maximize=True)
     except ValueError as impossible:
@@ -156,5 +200,5 @@ def assigned(scores: MatrixScores | ProductScores) -> Int[Tensor, " n"]:
             f"{int(matrix.isnan().sum())} NaN and {int(matrix.isinf().sum())} infinite."
         ) from impossible
     index = torch.full((len(matrix),), -1, dtype=torch.int64)
-    index[torch.as_tensor(rows)] = torch.as_tensor(columns)
+    index[torch.as_tensor(rows)] = column_of.cpu()[torch.as_tensor(columns)]
     return index.to(matrix.device)

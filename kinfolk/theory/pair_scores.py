@@ -46,6 +46,10 @@ class MatrixScores:
         """The column of the largest ``s_ij + bias_j`` of every row."""
         return (self.matrix if bias is None else self.matrix + bias).argmax(1)
 
+    def several(self, k: int) -> Int[Tensor, "n k"]:
+        """The columns of the k largest scores of every row, largest first."""
+        return self.matrix.topk(k, 1).indices
+
     def at(self, columns: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         """One score per row."""
         return self.matrix.gather(1, columns[:, None])[:, 0]
@@ -85,6 +89,10 @@ class ProductScores:
     def best(self, bias: Float[Tensor, " m"] | None = None) -> Int[Tensor, " n"]:
         """The column of the largest ``s_ij + bias_j`` of every row."""
         return row_topk(self.x, self.y, k=1, mask=self._biased(bias), impl=self.impl)[1][:, 0]
+
+    def several(self, k: int) -> Int[Tensor, "n k"]:
+        """The columns of the k largest scores of every row, largest first."""
+        return row_topk(self.x, self.y, k=k, impl=self.impl)[1]
 
     def at(self, columns: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         """One score per row."""

@@ -10,6 +10,7 @@ import yaml
 
 from kinfolk.data import (
     BucketSamplerConfig,
+    CaptionedSamplerConfig,
     ClassBalancedSamplerConfig,
     ColourSpaceViewsConfig,
     DistinctSamplerConfig,
@@ -102,7 +103,12 @@ DerivedConfig = (
 )
 ViewSettings = ViewsConfig | MultiViewsConfig | ColourSpaceViewsConfig | TableViewsConfig
 SamplerConfig = (
-    PlainSamplerConfig | ClassBalancedSamplerConfig | DistinctSamplerConfig | BucketSamplerConfig | ShardSamplerConfig
+    PlainSamplerConfig
+    | ClassBalancedSamplerConfig
+    | CaptionedSamplerConfig
+    | DistinctSamplerConfig
+    | BucketSamplerConfig
+    | ShardSamplerConfig
 )
 EncoderConfig = (
     SmallConvConfig

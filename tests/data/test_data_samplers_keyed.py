@@ -15,6 +15,8 @@ from kinfolk.data import ArraySource, PlainSampler
 from kinfolk.data.samplers import (
     BucketSampler,
     BucketSamplerConfig,
+    CaptionedSampler,
+    CaptionedSamplerConfig,
     ClassBalancedSamplerConfig,
     DistinctSampler,
     DistinctSamplerConfig,
@@ -169,6 +171,46 @@ def test_quantile_buckets_are_of_equal_size_and_keep_ties_together() -> None:
     assert quantile_buckets(torch.arange(1000).double(), count=7).bincount().tolist() == [143] * 6 + [142]
     with pytest.raises(ValueError, match="at least 1 bucket"):
         quantile_buckets(values, count=0)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize(("share", "pairs"), [(0.5, 4), (0.2, 2), (0.9, 7)])
+def test_every_batch_has_its_share_of_captions(world_size: int, share: float, pairs: int) -> None:
+    captioned = torch.arange(100) % 9 == 0
+    ranks = [
+        CaptionedSampler(captioned, batch_size=8, seed=3, share=share, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    assert ranks[0].steps_per_epoch == 12
+    seen = []
+    for step in range(12):
+        batch = torch.cat([sampler.batch(1, step) for sampler in ranks])
+        assert len(batch.unique()) == 8
+        assert int(captioned[batch].sum()) == pairs
+        seen.append(batch)
+    assert captioned[torch.cat([batch[:4] for batch in seen])].float().mean() == pytest.approx(pairs / 8, abs=0.15)
+    assert torch.equal(seen[3], torch.cat([sampler.batch(1, 3) for sampler in ranks]))
+    assert not torch.equal(seen[3], torch.cat([sampler.batch(0, 3) for sampler in ranks]))
+
+
+def test_a_batch_that_cannot_have_both_kinds_is_refused() -> None:
+    with pytest.raises(ValueError, match="takes 4 samples with a caption and 4 without; there are 3 and 7"):
+        CaptionedSampler(torch.arange(10) < 3, batch_size=8, seed=0)
+    with pytest.raises(ValueError, match="gives 0 pairs; both kinds must be there"):
+        CaptionedSampler(torch.arange(10) < 5, batch_size=4, seed=0, share=0.1)
+    with pytest.raises(ValueError, match="above 0 and below 1; found 1"):
+        CaptionedSamplerConfig(share=1)
+    bare = ArraySource(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), name="bare")
+    with pytest.raises(ValueError, match="sampler 'captioned' needs the column 'text'; bare has no columns"):
+        CaptionedSamplerConfig().build(bare, batch_size=2, seed=0)
+
+
+def test_images_without_a_caption_are_like_no_other() -> None:
+    several = ArraySource(torch.zeros(6, 1, 2, 2, dtype=torch.uint8), text=["a", "", "", "", "a", "b"])
+    sampler = DistinctSamplerConfig().build(several, batch_size=3, seed=0)
+    assert (sampler.steps_per_epoch, sampler.leftovers) == (2, 0)
+    captioned = CaptionedSamplerConfig(share=0.34).build(several, batch_size=3, seed=0)
+    assert sum(several.text[i] == "" for i in captioned.batch(0, 0)) == 2
 
 
 def source() -> ArraySource:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kinfolk.data import UnpairedConfig
+from kinfolk.data import CaptionedSamplerConfig, UnpairedConfig
 from kinfolk.methods import CLIPConfig, Partners, PartnersConfig, TrainingPlan
 from kinfolk.methods.clip import weighted_mean
 from kinfolk.nn import HeadConfig, TextTransformerConfig
@@ -65,6 +65,16 @@ def test_images_without_a_caption_find_the_nearest(how: Any, captions: list[str]
     matched = partners.columns >= 0
     assert bool((partners.confidence[matched] > 0.3).all())
     assert bool((partners.confidence[~matched] == 0).all())
+
+
+@pytest.mark.parametrize("how", ["mutual", "assignment", "sinkhorn"])
+def test_a_caption_said_twice_goes_to_two_images(how: Any) -> None:
+    once, twice = (after(3, PartnersConfig(how, start=0.3), loose=[*LOOSE, *more]) for more in ([], ["three"]))
+    assert found(once).count("three") == (1 if how != "sinkhorn" else 2)
+    assert found(twice) == ["three", "two", "three", "four"]
+    assert twice.captions == LOOSE
+    assert twice.confidence[0] > 0.9
+    assert once.confidence[0] < 0.75
 
 
 def test_rounds_come_at_their_shares_and_none_at_the_end() -> None:
@@ -134,8 +144,9 @@ def test_a_run_finds_partners_and_more_and_more_of_them_are_right(tmp_path: Path
     config = recipe("clip-digits")
     config = replace(
         config,
-        derived=(*config.derived, UnpairedConfig(paired=0.3)),
-        method=replace(config.method, partners=PartnersConfig("argmax", start=0.4, every=0.2)),
+        derived=(*config.derived, UnpairedConfig(paired=0.1)),
+        method=replace(config.method, partners=PartnersConfig("sinkhorn", start=0.4, every=0.2)),
+        sampler=CaptionedSamplerConfig(),
         epochs=10,
         log_every=1,
         evaluation=replace(config.evaluation, protocols=("zero_shot",)),
@@ -148,6 +159,7 @@ def test_a_run_finds_partners_and_more_and_more_of_them_are_right(tmp_path: Path
     first, last = sum(rounds[:10]) / 10, sum(rounds[-10:]) / 10
     assert first > 0.25  # ten names: chance is a tenth
     assert last > first + 0.1
+    assert last > 0.75
 
 
 def test_matches_are_state() -> None:

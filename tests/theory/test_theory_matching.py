@@ -86,6 +86,47 @@ def test_confidence_is_a_share() -> None:
     assert match(skewed, how="assignment").confidence[0] == pytest.approx(1 / (1 + math.e))  # the column prefers row 1
 
 
+@EVERY_WAY
+@pytest.mark.parametrize("products", [False, True], ids=["matrix", "vectors"])
+def test_columns_that_stand_for_several_rows(how: Any, products: bool) -> None:
+    x, y, t = noise(9, 3), noise(4, 3, seed=1), 0.5
+    s, copies = x @ y.T, torch.tensor([1, 3, 12, 2])
+    found = match((x, y) if products else s, how=how, copies=copies, temperature=t, tolerance=1e-12)
+    given, taken = (s / t).softmax(1), (s / t).softmax(0)
+    for i, j in enumerate(found.columns.tolist()):
+        if j < 0:
+            assert found.confidence[i] == 0
+        elif how == "argmax":
+            assert found.confidence[i].item() == pytest.approx(given[i, j].item())
+        elif how != "sinkhorn":
+            both = min(given[i, j].item(), copies[j].item() * taken[i, j].item())
+            assert found.confidence[i].item() == pytest.approx(both)
+    if how == "mutual":
+        best = s.argmax(1).tolist()
+        within = [set(s[:, j].topk(min(9, int(copies[j]))).indices.tolist()) for j in range(4)]
+        assert found.columns.tolist() == [j if i in within[j] else -1 for i, j in enumerate(best)]
+        assert found.columns.tolist() != match(s, how=how).columns.tolist()
+    column_of = torch.arange(4).repeat_interleave(copies)
+    if how == "assignment":
+        repeated = match(s[:, column_of], how=how)
+        assert torch.equal(found.columns, column_of[repeated.columns])
+        assert bool((found.columns.bincount(minlength=4) <= copies).all())
+    if how == "sinkhorn":
+        plan = sinkhorn(s[:, column_of], temperature=t, tolerance=1e-12)
+        mass = torch.exp(s[:, column_of] / t + plan.row_potential[:, None] + plan.column_potential)
+        mass = torch.zeros_like(s).index_add(1, column_of, mass)
+        assert torch.equal(found.columns, mass.argmax(1))
+        torch.testing.assert_close(found.confidence, mass.max(1).values / mass.sum(1), atol=1e-9, rtol=0)
+
+
+@EVERY_WAY
+def test_one_copy_each_changes_nothing(how: Any) -> None:
+    s = noise(6, 8)
+    plain, ones = match(s, how=how), match(s, how=how, copies=torch.ones(8, dtype=torch.int32))
+    assert torch.equal(plain.columns, ones.columns)
+    torch.testing.assert_close(plain.confidence, ones.confidence, atol=1e-12, rtol=0)
+
+
 def test_sinkhorn_at_a_low_temperature_is_the_assignment() -> None:
     greedy = 0
     for seed in range(5):
@@ -216,6 +257,12 @@ def test_what_cannot_be_matched_is_refused() -> None:
         match((s, s[:0]))
     with pytest.raises(TypeError, match="int64"):
         match(s.long())
+    with pytest.raises(ValueError, match=r"at least 1 for each of 3 columns, found \(2,\)"):
+        match(s, copies=torch.ones(2, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"at least 1 for each of 3 columns, found \(3,\) with 0"):
+        match(s, copies=torch.tensor([1, 0, 2]))
+    with pytest.raises(TypeError, match=r"copies must be an integer tensor, found torch.float32"):
+        match(s, copies=torch.ones(3))
     with pytest.raises(ValueError, match=r"(?s)k.*0"):
         top_pairs(s, k=0)
     with pytest.raises(ValueError, match=r"(?s)3 numbers.*\(2,\)"):

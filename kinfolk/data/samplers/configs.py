@@ -6,9 +6,11 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, cast
 
+import torch
 from torch import Tensor
 
 from kinfolk.data.samplers.buckets import BucketSampler, quantile_buckets
+from kinfolk.data.samplers.captioned import CaptionedSampler
 from kinfolk.data.samplers.class_balanced import ClassBalancedSampler
 from kinfolk.data.samplers.distinct_captions import DistinctSampler
 from kinfolk.data.samplers.plain import PlainSampler
@@ -99,11 +101,58 @@ class ClassBalancedSamplerConfig:
 
 
 @dataclass(frozen=True)
+class CaptionedSamplerConfig:
+    """Pairs and images without a caption in a fixed proportion; see `CaptionedSampler`.
+
+    Args:
+        share: of a batch that has captions.
+
+    Raises:
+        ValueError: for a share that is not between 0 and 1.
+
+    Example:
+        >>> CaptionedSamplerConfig(share=0.25).uses_labels
+        False
+    """
+
+    kind: ClassVar[str] = "captioned"
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise ValueError(f"share must be above 0 and below 1; found {self.share}")
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether pretraining sees labels through the sampler."""
+        return False
+
+    def build(
+        self, source: Source, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> CaptionedSampler:
+        """Make the sampler for a source.
+
+        Raises:
+            ValueError: when the source has no captions, or too few samples with or without one for a batch.
+        """
+        texts = cast("Sequence[str]", _column(source, "text", self.kind))
+        return CaptionedSampler(
+            torch.tensor([bool(text.strip()) for text in texts]),
+            batch_size=batch_size,
+            seed=seed,
+            share=self.share,
+            rank=rank,
+            world_size=world_size,
+        )
+
+
+@dataclass(frozen=True)
 class DistinctSamplerConfig:
     """No key twice in a batch; see `DistinctSampler`.
 
     Args:
-        column: whose entries are the keys: `text`, or an integer column such as `groups`.
+        column: whose entries are the keys: `text`, or an integer column such as `groups`. A sample whose `text` is
+            empty is like no other.
 
     Example:
         >>> DistinctSamplerConfig().column
@@ -127,6 +176,8 @@ class DistinctSamplerConfig:
             ValueError: when the source has no such column, or too few different keys for a batch.
         """
         keys = _column(source, self.column, self.kind)
+        if self.column == "text":
+            keys = [text or None for text in cast("Sequence[str]", keys)]
         return DistinctSampler(keys, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
 
 
