@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kinfolk.evals.neighbours import nearest, normalised
+from kinfolk.evals.neighbours import GRID, nearest, normalised
+
+_CHANCE = 10_000
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float64, Int64
@@ -26,7 +28,8 @@ class PairAudit:
             resembles any other, as cosines of texts [n].
         suspicion: of not belonging together [n]: by how many standard deviations similarity and agreement lie below
             their means, on average of the two.
-        suspected: pairs on the far side of a mixture of two normals fitted to the suspicion [n].
+        suspected: pairs that are more probably a chance pairing than not [n].
+        wrong_share: share of the pairs that is estimated to be no better than chance pairings.
         alike: pairs of rows ``(i, j)`` with different captions of which each fits the other's image as well as its own
             does, most alike first [p, 2]: to a contrast they are false negatives.
     """
@@ -35,6 +38,7 @@ class PairAudit:
     agreement: Float64[Tensor, " n"]
     suspicion: Float64[Tensor, " n"]
     suspected: Bool[Tensor, " n"]
+    wrong_share: float
     alike: Int64[Tensor, "p 2"]
 
     @property
@@ -57,6 +61,11 @@ def audit_pairs(
     witness is asked: the images that look most alike, by the model's image side, and whether their captions say the
     same. Neither needs to know which pairs are wrong.
 
+    How suspicious a wrong pair is, the data themselves tell: every image is given captions of other images by chance,
+    and the same two witnesses are asked. Twice the share of pairs beyond the median of those is the share of wrong
+    ones (at most: what the model has not understood looks wrong too), and by the ratio of the two densities, rising in
+    suspicion, every pair has a probability of being one of them.
+
     Args:
         images: rows of the images in the common space, such as `CLIP.encode_images` gives them.
         texts: rows of their captions.
@@ -65,7 +74,7 @@ def audit_pairs(
         most_alike: pairs of false negatives to list at most.
 
     Raises:
-        ValueError: for fewer than three pairs, or numbers of rows that differ.
+        ValueError: for fewer than three pairs, numbers of rows that differ, rows that are not finite, or no neighbours.
 
     Example:
         >>> rows = torch.eye(4).repeat_interleave(5, 0)
@@ -80,17 +89,35 @@ def audit_pairs(
             "an audit needs at least three pairs and a row for each image and caption; found "
             f"{tuple(images.shape)}, {tuple(texts.shape)} and {n} captions."
         )
+    if neighbours < 1 or most_alike < 0:
+        raise ValueError(
+            f"neighbours must be at least 1 and most_alike at least 0; found {neighbours} and {most_alike}."
+        )
+    for side, rows in (("images", images), ("texts", texts)):
+        if not bool(rows.isfinite().all()):
+            raise ValueError(
+                f"rows of {side} must be finite; found {int((~rows.isfinite().all(1)).sum())} that are not."
+            )
     pictures, words = normalised(images), normalised(texts)
     similarity = (pictures * words).sum(1)
     _, near = nearest(pictures, pictures, k=neighbours, exclude=torch.arange(n))
     beside = torch.where((near >= 0)[..., None], words[near.clamp_min(0)], 0.0).sum(1) / (near >= 0).sum(1)[:, None]
-    agreement = (words * (beside - words.mean(0))).sum(1)
-    suspicion = -(_standardised(similarity) + _standardised(agreement)) / 2
+    likely = beside - words.mean(0)
+    agreement = (words * likely).sum(1)
+
+    def suspicious(by_towers: Float64[Tensor, " m"], by_neighbours: Float64[Tensor, " m"]) -> Float64[Tensor, " m"]:
+        return -(_standardised(by_towers, similarity) + _standardised(by_neighbours, agreement)) / 2
+
+    suspicion = suspicious(similarity, agreement)
+    i, j = _chance_pairings(captions)
+    chance = suspicious((pictures[i] * words[j]).sum(1), (likely[i] * words[j]).sum(1))
+    suspected, share = _as_by_chance(suspicion, chance)
     return PairAudit(
         similarity,
         agreement,
         suspicion,
-        _far_side(suspicion),
+        suspected,
+        share,
         _alike(pictures, words, similarity, captions, most_alike),
     )
 
@@ -124,27 +151,35 @@ def detection(found: Bool[Tensor, " n"], suspicion: Float[Tensor, " n"], wrong: 
     }
 
 
-def _standardised(values: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
-    return (values - values.mean()) / values.std().clamp_min(1e-12)
+def _standardised(values: Float64[Tensor, " m"], known: Float64[Tensor, " n"]) -> Float64[Tensor, " m"]:
+    return (values - known.mean()) / known.std().clamp_min(1e-12)
 
 
-def _far_side(values: Float64[Tensor, " n"]) -> Bool[Tensor, " n"]:
-    """The values that more probably belong to the upper of two normals, where two describe them better than one."""
-    from sklearn.mixture import GaussianMixture
+def _chance_pairings(captions: Sequence[str]) -> tuple[Int64[Tensor, " m"], Int64[Tensor, " m"]]:
+    """Rows of images and of other captions than theirs, some ten thousand or five for each image."""
+    n = len(captions)
+    number = {caption: place for place, caption in enumerate(dict.fromkeys(captions))}
+    said = torch.tensor([number[caption] for caption in captions])
+    generator = torch.Generator().manual_seed(0)
+    rounds = max(5, -(-_CHANCE // n))
+    i = torch.arange(n).repeat(rounds)
+    j = torch.cat([torch.randperm(n, generator=generator) for _ in range(rounds)])
+    other = said[i] != said[j]
+    return i[other], j[other]
 
-    rows = values.numpy()[:, None]
-    if float(values.std()) < 1e-9:
-        return torch.zeros(len(values), dtype=torch.bool)
-    start = np.quantile(rows, [[0.5], [0.98]], axis=0).reshape(2, 1)
-    one, two = (
-        GaussianMixture(count, random_state=0, reg_covar=1e-4, means_init=start if count == 2 else None).fit(rows)
-        for count in (1, 2)
-    )
-    if two.bic(rows) >= one.bic(rows):
-        return torch.zeros(len(values), dtype=torch.bool)
-    upper = int(two.means_[:, 0].argmax())
-    likely = torch.from_numpy(two.predict_proba(rows)[:, upper] > 0.5)
-    return likely & (values > float(two.means_[1 - upper, 0]))  # a wide normal claims the other far end too
+
+def _as_by_chance(suspicion: Float64[Tensor, " n"], chance: Float64[Tensor, " m"]) -> tuple[Bool[Tensor, " n"], float]:
+    """Which pairs are more probably one of the chance pairings than not, and what share of all pairs is."""
+    from sklearn.isotonic import IsotonicRegression
+
+    if not len(chance):  # one caption for all
+        return torch.zeros(len(suspicion), dtype=torch.bool), 0.0
+    share = min(1.0, 2 * (suspicion > chance.median()).double().mean().item())
+    pooled = torch.cat([suspicion, chance]).numpy()
+    by_chance = np.repeat([0.0, 1.0], [len(suspicion), len(chance)])
+    of_pooled = torch.from_numpy(IsotonicRegression().fit(pooled, by_chance).predict(suspicion.numpy()))
+    ratio = of_pooled / (1 - of_pooled).clamp_min(1e-12) * len(suspicion) / len(chance)
+    return share * ratio > 0.5, share
 
 
 def _alike(
@@ -156,12 +191,13 @@ def _alike(
 ) -> Int64[Tensor, "p 2"]:
     """Mutual fits of different captions, the first pair of every two captions."""
     near, which = nearest(pictures, words, k=min(50, len(words)))
+    least = ((similarity / GRID).round() * GRID).tolist()  # ties count, and neighbours' cosines are on that grid
     found: dict[tuple[str, str], tuple[float, int, int]] = {}
     fits = {
         (i, j): value
         for i, (values, columns) in enumerate(zip(near.tolist(), which.tolist(), strict=True))
         for value, j in zip(values, columns, strict=True)
-        if j >= 0 and captions[i] != captions[j] and value >= float(similarity[i])
+        if j >= 0 and captions[i] != captions[j] and value >= least[i]
     }
     for (i, j), value in fits.items():
         if i < j and (j, i) in fits:

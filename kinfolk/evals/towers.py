@@ -52,8 +52,20 @@ def image_rows(
 def text_rows(
     towers: nn.Module, texts: Sequence[str], *, batch_size: int = 256, device: torch.device | str | None = None
 ) -> Float[Tensor, "n d"]:
-    """Return where texts lie in the common space, normalised, in float64 on the CPU."""
+    """Return where texts lie in the common space, normalised, in float64 on the CPU.
+
+    Raises:
+        ValueError: for rows that are not finite; the message has the first such text.
+    """
     encode: Callable[[Sequence[str]], Tensor] = towers.encode_text  # type: ignore[assignment]
     with evaluating(towers, device=device), torch.no_grad():
         parts = [encode(texts[start : start + batch_size]).cpu() for start in range(0, len(texts), batch_size)]
-    return normalised(torch.cat(parts))
+    rows = torch.cat(parts)
+    finite = rows.isfinite().all(1)
+    if not bool(finite.all()):
+        first = texts[int((~finite).nonzero()[0])]
+        raise ValueError(
+            f"the text tower's rows must be finite, but {int((~finite).sum())} of {len(rows)} are not, first {first!r};"
+            " training has diverged, or its half precision has overflowed."
+        )
+    return normalised(rows)

@@ -25,7 +25,8 @@ class ZeroShot(SubjectEvaluator):
     """Accuracy of naming test images by the nearest class: the mean over prompts made of its name.
 
     Every template makes a prompt of a class's name; a class is the mean of its prompts' places in the common space,
-    normalised. Hyphens and underscores in names are read as spaces. The candidates are the classes that the test part
+    normalised. Hyphens and underscores in names are read as spaces; of two names that read the same the first class is
+    said. The candidates are the classes that the test part
     has.
 
     Args:

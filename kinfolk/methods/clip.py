@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kinfolk.distributed import all_reduce, world_size
 from kinfolk.graphs import MixtureGraph, PairGraph
 from kinfolk.losses import CLIPLoss, GraphContrastiveLoss, SigLIPLoss
-from kinfolk.losses.base import Reduction
+from kinfolk.losses.base import Reduction, own_scores
 from kinfolk.methods.base import Method
 from kinfolk.methods.batches import one_or_more_views, read_ids
 from kinfolk.methods.contrast import ViewContrast
@@ -92,6 +92,11 @@ class CLIPConfig:
             raise ValueError("the relation relates equal captions: same_caption known needs caption_share 0")
         if self.caption_share and self.partners.how != "none":
             raise ValueError("the relation knows no caption that is found later: partners need caption_share 0")
+        if self.partners.how != "none" and self.loss == "sigmoid" and self.same_caption == "known":
+            raise ValueError(
+                "an image whose caption is a guess has no further pairs: partners need loss softmax or"
+                " same_caption negative"
+            )
         if not self.image_weight >= 0:
             raise ValueError(f"image_weight must be at least 0; found {self.image_weight}")
         if not 0 < self.start_scale <= _LARGEST_SCALE:
@@ -128,7 +133,8 @@ class CLIP(Method):
     relation (X-CLR), or as in SimCLR without one (SLIP).
 
     With `partners` an image may have the caption ``""``: it looks for one among the captions without image, with the
-    towers as they are, and counts with the confidence of the match (`Partners`).
+    towers as they are, and its pair counts with the confidence of the match (`Partners`), by `pair_weight` of the
+    batch: to CLIP a weight of the row's and the column's cross-entropy, to SigLIP one of the pair's own question.
 
     A locked tower is in eval mode and receives no gradient; its head does.
 
@@ -222,7 +228,7 @@ class CLIP(Method):
         return {
             **terms,
             "logit_scale": self.log_scale.detach().exp(),
-            "positive_cosine": positive_cosine(torch.stack([images[0].float(), texts.float()])),
+            "positive_cosine": self._positive_cosine(images[0], texts, batch),
             "participation_ratio": participation_ratio(images[0].float()),
             **({} if self.partners is None else self.partners.health(batch)),
         }
@@ -258,7 +264,11 @@ class CLIP(Method):
         reduction: Reduction = "mean" if weight is None else "none"
         if self.bias is not None:
             values = SigLIPLoss(reduction=reduction)(images, texts, scale, self.bias, ids=ids)
-            return values if weight is None else weighted_mean(values, weight)
+            if weight is None:
+                return values
+            # What is doubted is the pair's own question; that an image belongs to no other caption is not.
+            own = nn.functional.softplus(-(scale * own_scores(images, texts, normalize=True) + self.bias))
+            return weighted_mean(values - (1 - weight) * own, torch.ones_like(weight))
         share = self.config.caption_share
         if not share:
             values = CLIPLoss(reduction=reduction)(images, texts, scale, ids=ids)
@@ -267,6 +277,14 @@ class CLIP(Method):
         target = MixtureGraph([PairGraph(len(images)), self.relation.for_batch(ids, 1)], [1 - share, share])
         loss = GraphContrastiveLoss(temperature=1 / scale)
         return (loss(images, texts, target, ids=ids) + loss(texts, images, target, ids=ids)) / 2
+
+    def _positive_cosine(
+        self, images: Float[Tensor, "n d"], texts: Float[Tensor, "n d"], batch: Mapping[str, Any]
+    ) -> Float[Tensor, ""]:
+        if "pair_weight" not in batch:
+            return positive_cosine(torch.stack([images.float(), texts.float()]))
+        with torch.no_grad():
+            return weighted_mean(own_scores(images, texts, normalize=True), batch["pair_weight"])
 
     def _text_rows(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
         with evaluating(self):
@@ -280,6 +298,9 @@ class CLIP(Method):
                 f"CLIP needs a caption for every image; {found}. Give a source with the column text, such as a folder "
                 "with metadata, or captions made of class names (--derive class-captions)."
             )
+        strange = next((text for text in texts if not isinstance(text, str)), None)
+        if strange is not None or None in texts:
+            raise TypeError(f"captions must be strings, '' where there is none; found {type(strange).__name__}.")
         empty = sum(not text.strip() for text in texts)
         if empty:
             raise ValueError(

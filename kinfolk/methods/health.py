@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from kinfolk import distributed
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int64
+    from jaxtyping import Bool, Float, Int64
 
 
 @torch.no_grad()
@@ -89,9 +89,21 @@ def labelled_accuracy(logits: Float[Tensor, "m k"], labels: Int64[Tensor, " m"])
         tensor(0.6667)
     """
     known = labels >= 0
-    right = ((logits.argmax(1) == labels) & known).sum()
-    rows = distributed.all_reduce(known.sum()) / distributed.world_size()
-    return right / torch.where(rows > 0, rows, 1.0)
+    return share((logits.argmax(1) == labels) & known, known)
+
+
+@torch.no_grad()
+def share(part: Bool[Tensor, " m"], whole: Bool[Tensor, " m"]) -> Float[Tensor, ""]:
+    """Return the share of the rows of `whole` that are in `part`, 0 where there are none.
+
+    Over several processes the mean of what they return is the share in the whole batch.
+
+    Example:
+        >>> share(torch.tensor([True, False, False]), torch.tensor([True, True, False]))
+        tensor(0.5000)
+    """
+    rows = distributed.all_reduce(whole.sum()) / distributed.world_size()
+    return part.sum() / torch.where(rows > 0, rows, 1.0)
 
 
 @torch.no_grad()

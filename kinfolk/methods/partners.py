@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, final
 import torch
 from torch import Tensor, nn
 
+from kinfolk.methods.health import share
 from kinfolk.nn import Progress
-from kinfolk.theory import match
+from kinfolk.theory import Match, match
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,6 +68,7 @@ class Partners(nn.Module):
         columns: int64 [n], number of the caption of each among the distinct ones, -1 for none.
         confidence: float [n], between 0 and 1.
         reached: int64 scalar, how many rounds there were.
+        digest: int64 scalar, of the captions, so that a run goes on with those that it began with.
 
     Reference: Nakada, Gulluk, Deng, Ji, Zou, Zhang (2023), Understanding Multimodal Contrastive Learning and
         Incorporating Unpaired Data. Confidences, and the weights they become, are ours.
@@ -75,6 +78,7 @@ class Partners(nn.Module):
     columns: Tensor
     confidence: Tensor
     reached: Tensor
+    digest: Tensor
 
     def __init__(self, config: PartnersConfig) -> None:
         super().__init__()
@@ -90,15 +94,15 @@ class Partners(nn.Module):
         ids = plan.known_ids("CLIP with partners")
         alone = torch.tensor([not text.strip() for text in plan.captions or ()], dtype=torch.bool)
         paired = int((~alone).sum())
-        if not (len(alone) and 0 < paired < len(alone) and len(plan.loose_captions)):
+        said = Counter(text for text in plan.loose_captions if text.strip())
+        if not (len(alone) and 0 < paired < len(alone) and said):
             raise ValueError(
                 f"partners are found among images without captions and captions without images, by what some pairs "
                 f"teach; found {paired} pairs, {len(alone) - paired} images with an empty caption and "
-                f"{len(plan.loose_captions)} captions without an image. Add captions by --derive "
+                f"{said.total()} captions without an image. Add captions by --derive "
                 '"loose-captions file=FILE", or break pairs up by --derive "unpaired paired=0.2".'
             )
         self.progress.begin(plan.total_steps)
-        said = Counter(plan.loose_captions)
         self.captions, self.copies = list(said), torch.tensor(list(said.values()))
         self.features_of_all = plan.features
         self.where = alone.nonzero().flatten()  # among all training samples
@@ -106,6 +110,8 @@ class Partners(nn.Module):
         self.register_buffer("columns", torch.full((len(self.where),), -1))
         self.register_buffer("confidence", torch.zeros(len(self.where)))
         self.register_buffer("reached", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("digest", self._digest_of_captions())
+        self.register_load_state_dict_post_hook(_check_captions)
 
     def complete(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Return the batch with a caption for every image, and in `pair_weight` how far it is believed to be its own.
@@ -115,6 +121,8 @@ class Partners(nn.Module):
         """
         if not hasattr(self, "ids"):
             raise ValueError("partners are found among all images: call method.begin(TrainingPlan(...)) first.")
+        if not {"text", "ids"} <= batch.keys():
+            raise ValueError(f"partners need each image's text and id; found batch keys {sorted(batch)}.")
         texts, ids = list(batch["text"]), batch["ids"]
         alone = torch.tensor([not text.strip() for text in texts], device=ids.device)
         places = torch.searchsorted(self.ids, ids).clamp(max=len(self.ids) - 1)
@@ -153,22 +161,53 @@ class Partners(nn.Module):
             rows = self.features_of_all(images)[self.where]
             parts = [encode_text(self.captions[i : i + _CHUNK]) for i in range(0, len(self.captions), _CHUNK)]
             words = torch.cat(parts).to(rows)
-        assert self.config.how != "none"
-        found = match((rows, words), how=self.config.how, copies=self.copies, temperature=temperature, normalize=True)
-        self.columns.copy_(found.columns)
-        self.confidence.copy_(found.confidence)
+        seen = rows.any(1)  # what cannot be read has no features
+        found = self._matched(rows[seen], words, temperature)
+        self.columns.fill_(-1).masked_scatter_(seen, found.columns)
+        self.confidence.zero_().masked_scatter_(seen, found.confidence.to(self.confidence))
         self.reached.fill_(due)
+
+    def _matched(self, rows: Float[Tensor, "n d"], words: Float[Tensor, "m d"], temperature: float) -> Match:
+        assert self.config.how != "none"
+        masses = None
+        spare = int(self.copies.sum()) - len(rows)
+        if self.config.how == "sinkhorn" and spare > 0:
+            # Every caption gives away all it has. A row that prefers none takes what the images leave over.
+            rows, masses = torch.cat([rows, torch.zeros_like(rows[:1])]), rows.new_ones(len(rows) + 1)
+            masses[-1] = spare
+        found = match(
+            (rows, words),
+            how=self.config.how,
+            copies=self.copies,
+            temperature=temperature,
+            row_mass=masses,
+            normalize=True,
+        )
+        return found if masses is None else Match(found.columns[:-1], found.confidence[:-1])
 
     def health(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return `matched_share` of the batch's images without caption, and `match_precision` where `true_text` tells.
 
-        The precision goes by words: a caption that is said twice is right for both.
+        Over several processes the means are the whole batch's. Before the first round no precision is there. It goes by
+        words: a caption that is said twice is right for both.
         """
         alone = batch["completed"]
         matched = alone & (batch["pair_weight"] > 0)
-        terms = {"matched_share": matched.float().sum() / alone.sum().clamp_min(1)}
-        if "true_text" in batch:
+        terms = {"matched_share": share(matched, alone)}
+        if "true_text" in batch and self.progress.rounds(start=self.config.start, every=self.config.every):
             pairs = zip(batch["text"], batch["true_text"], strict=True)
             right = torch.tensor([text == true for text, true in pairs], device=matched.device)
-            terms["match_precision"] = (right & matched).float().sum() / matched.sum().clamp_min(1)
+            terms["match_precision"] = share(right & matched, matched)
         return terms
+
+    def _digest_of_captions(self) -> Tensor:
+        digest = hashlib.blake2b("\0".join(self.captions).encode("utf-8", errors="replace"), digest_size=8).digest()
+        return torch.tensor(int.from_bytes(digest, "big") >> 1)
+
+
+def _check_captions(partners: Partners, _: Any) -> None:
+    if not torch.equal(partners.digest.cpu(), partners._digest_of_captions()):
+        raise ValueError(
+            "the captions without image are not those that this run began with; resume with the same ones, or start a "
+            "new run."
+        )

@@ -89,7 +89,7 @@ class TransformersTower(nn.Module):
         model: a model whose forward takes ``input_ids`` and ``attention_mask``.
         tokenizer: what makes them.
         pooling: `mean` over the text's tokens, `cls` the first one, `pooler` the model's own pooled output.
-        length: tokens that are read of a text; the rest is cut off.
+        length: tokens that are read of a text, at most as many as the model has positions; the rest is cut off.
         frozen: whether the model's weights stay as they are, and the model in eval mode.
 
     Attributes:
@@ -99,7 +99,9 @@ class TransformersTower(nn.Module):
     def __init__(self, model: nn.Module, tokenizer: Any, *, pooling: str, length: int, frozen: bool) -> None:
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
-        self.pooling, self.length, self.frozen = pooling, length, frozen
+        positions = getattr(model.config, "max_position_embeddings", None) or length
+        self.length = min(length, positions, tokenizer.model_max_length)
+        self.pooling, self.frozen = pooling, frozen
         self.feature_dim: int = model.config.hidden_size  # type: ignore[union-attr, assignment]
         for name, parameter in model.named_parameters():
             # Without a gradient several processes would wait for it for ever.

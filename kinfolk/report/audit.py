@@ -55,7 +55,8 @@ def write_audit(
         What was found, rows in ascending order of id.
 
     Raises:
-        ValueError: for a run without a text tower, a source without captions, or fewer than three pairs.
+        ValueError: for a run without a text tower, a source without captions, or fewer than three pairs; images whose
+            caption is empty are left out.
         FileNotFoundError: when there is no such run.
     """
     towers = load_method(run)
@@ -66,6 +67,12 @@ def write_audit(
         )
     if source.text is None:
         raise ValueError(f"an audit looks at captions, and source {source.name!r} has none")
+    told = torch.tensor([bool(text.strip()) for text in source.text], dtype=torch.bool)
+    if int(told.sum()) < 3:
+        raise ValueError(f"an audit needs at least three pairs; {source.name!r} has {int(told.sum())} captions")
+    if not bool(told.all()):
+        source = source.subset(told.nonzero().flatten())
+    assert source.text is not None
     assert isinstance(towers, nn.Module)
     device = resolve_device("auto")
     images = image_rows(towers, source, device=device)
@@ -124,7 +131,8 @@ def _write(
         sections.append(_truth(found, captions, true))
     lead = (
         f"{len(captions):,} pairs of {source.name}, by the towers of {run.name}: {int(found.suspected.sum()):,} are "
-        f"suspected of not belonging together, and {len(alike):,} pairs of captions fit each other's images."
+        f"suspected of not belonging together; about {100 * found.wrong_share:.1f} % are no better than chance "
+        f"pairings. {len(alike):,} pairs of captions fit each other's images."
     )
     write_text(folder / "index.html", page_html(f"Audit of {source.name}", lead, sections))
 
@@ -152,8 +160,8 @@ def _suspects(
     )
     said = (
         "Low similarity of a pair, and captions of look-alike images that say something else, make it suspicious. All "
-        "pairs are in pairs.csv, most suspicious first; what is suspected is guessed from the two heaps that "
-        "scores fall into. A rare or an abstract thing is suspicious too: look before deleting."
+        "pairs are in pairs.csv, most suspicious first; suspected is what is more probably a chance pairing of "
+        "these images and captions than not. A rare or an abstract thing is suspicious too: look before deleting."
     )
     return Section("suspects", title, paragraph_html(said) + figure_html(png, alt=title, caption="Read row by row."))
 

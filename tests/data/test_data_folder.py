@@ -226,6 +226,10 @@ def test_captions_must_not_be_empty(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="2 of 3 images skipped"):
         source = ImageFolderConfig(str(tmp_path), on_error="skip", test_fraction=0.0).load().train
     assert everything(source)["text"] == ["fine"]
+    rows = [{"file_name": f"{name}.png", "text": "", "caption": f"told of {name}"} for name in "abc"]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = ImageFolderConfig(str(tmp_path), test_fraction=0.0).load().train
+    assert everything(source)["text"] == ["told of a", "told of b", "told of c"]
 
 
 def test_copies_of_a_file_stay_on_one_side(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from kinfolk.cli import main
 from kinfolk.data import CaptionNoiseConfig, ClassCaptionsConfig, DigitsConfig
+from kinfolk.data.derived.wrapper import with_columns
 from kinfolk.evals.pair_audit import audit_pairs, detection
 from kinfolk.recipes import recipe, smoke
 from kinfolk.report.audit import write_audit
@@ -40,10 +41,32 @@ def test_planted_errors_come_first_and_are_suspected() -> None:
     assert torch.equal(found.suspected, truth)
 
 
-def test_where_nothing_is_wrong_little_is_suspected() -> None:
-    images, texts, captions, _ = planted(wrong=0)
+@pytest.mark.parametrize("noise", [0.3, 1.2])
+def test_where_nothing_is_wrong_little_is_suspected(noise: float) -> None:
+    images, texts, captions, _ = planted(wrong=0, noise=noise)
     found = audit_pairs(images, texts, captions)
-    assert found.suspected.double().mean() < 0.05
+    assert found.suspected.double().mean() < 0.03
+    assert found.wrong_share < 0.1
+
+
+def test_unrelated_images_and_captions_all_look_like_chance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images, texts = (torch.randn(300, 24, generator=generator) for _ in range(2))
+    found = audit_pairs(images, texts, [str(i) for i in range(300)])
+    assert found.wrong_share > 0.85
+    assert found.suspected.double().mean() > 0.8
+
+
+def test_the_share_of_wrong_pairs_is_estimated() -> None:
+    for wrong in (10, 40):
+        images, texts, captions, _ = planted(wrong=wrong, noise=0.6)
+        assert audit_pairs(images, texts, captions).wrong_share == pytest.approx(wrong / 400, abs=0.02)
+
+
+def test_captions_of_equal_rows_are_alike() -> None:
+    rows = F.normalize(torch.randn(60, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+    found = audit_pairs(rows.repeat(2, 1), rows.repeat(2, 1), [f"{i}" for i in range(120)], most_alike=200)
+    assert {(i, j) for i, j in found.alike.tolist()} == {(i, i + 60) for i in range(60)}
 
 
 def test_two_witnesses_find_more_than_either_alone() -> None:
@@ -103,6 +126,22 @@ def test_what_is_no_list_of_pairs_is_refused(images: tuple, texts: tuple, captio
         audit_pairs(torch.ones(images), torch.ones(texts), ["a"] * captions)
 
 
+def test_rows_that_are_not_finite_and_no_neighbours_are_refused() -> None:
+    rows = torch.eye(4)
+    with pytest.raises(ValueError, match="neighbours must be at least 1 and most_alike at least 0; found 0 and 100"):
+        audit_pairs(rows, rows, list("abcd"), neighbours=0)
+    broken = rows.clone()
+    broken[2, 0] = float("nan")
+    with pytest.raises(ValueError, match="rows of texts must be finite; found 1"):
+        audit_pairs(rows, broken, list("abcd"))
+
+
+def test_one_caption_for_all_is_no_mismatch() -> None:
+    found = audit_pairs(torch.eye(4), torch.ones(4, 4), ["a"] * 4)
+    assert not found.suspected.any()
+    assert found.wrong_share == 0
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("audit") / "run"
@@ -141,4 +180,16 @@ def test_runs_and_sources_that_cannot_be_audited_are_refused(run: Path, tmp_path
     captioned = ClassCaptionsConfig().apply(DigitsConfig().load()).train
     with pytest.raises(ValueError, match="was trained by SimCLR, which has no text tower"):
         write_audit(tmp_path / "simclr", captioned, tmp_path / "page")
+    few = with_columns(captioned, {"text": ["a", "b", *[""] * (len(captioned) - 2)]})
+    with pytest.raises(ValueError, match=r"at least three pairs; 'digits.*' has 2 captions"):
+        write_audit(run, few, tmp_path / "page")
     assert not (tmp_path / "page").exists()
+
+
+def test_images_without_a_caption_are_no_pairs(run: Path, tmp_path: Path) -> None:
+    captioned = ClassCaptionsConfig().apply(DigitsConfig().load()).train.subset(torch.arange(60))
+    texts = [text if i % 3 else " " for i, text in enumerate(captioned.text or [])]
+    found = write_audit(run, with_columns(captioned, {"text": texts}), tmp_path / "page")
+    assert len(found.suspicion) == 40
+    told = captioned.subset(torch.arange(60)[torch.arange(60) % 3 > 0])
+    assert torch.equal(found.suspicion, write_audit(run, told, tmp_path / "told").suspicion)

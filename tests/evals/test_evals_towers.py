@@ -118,6 +118,15 @@ def test_images_without_a_caption_are_neither_asked_nor_found() -> None:
     assert TextRetrieval().missing(subject_of(text=["", " "], towers=Letters())) == "no captions"
 
 
+@pytest.mark.parametrize("evaluator", [ZeroShot(), TextRetrieval()])
+def test_rows_of_texts_that_are_not_finite_are_no_measurement(evaluator: ZeroShot | TextRetrieval) -> None:
+    towers = Letters()
+    towers.letters.weight.data[ord("c")] = float("nan")
+    subject = subject_of(labels=[0, 1, 2], text=["a", "b", "cc"], towers=towers)
+    with pytest.raises(ValueError, match=r"text tower's rows must be finite, but \d+ of \d+ are not, first '.*c.*'"):
+        list(evaluator.run(subject))
+
+
 def test_towers_are_measured_in_eval_mode_and_left_as_they_were() -> None:
     towers = Letters().train()
     subject = subject_of(text=["a", "b", "c", "d"], towers=towers)

@@ -246,6 +246,12 @@ def test_a_language_model_of_transformers_is_a_tower(pooling, language_model, di
     assert tower([]).shape == (0, 16)
 
 
+def test_a_text_longer_than_the_models_positions_is_cut(language_model):
+    tower = TransformersTowerConfig(language_model, length=10_000).build().eval()
+    assert tower.length == 512
+    torch.testing.assert_close(tower(["a" * 600]), tower(["a" * 512]))
+
+
 def test_a_frozen_language_model_stays(language_model, digits, build):
     config = TransformersTowerConfig(language_model, frozen=True)
     method = build(CLIPConfig(text=config, same_caption="known")).train()

@@ -77,6 +77,38 @@ def test_a_caption_said_twice_goes_to_two_images(how: Any) -> None:
     assert once.confidence[0] < 0.75
 
 
+def test_more_captions_than_images_leave_captions_over() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = F.normalize(torch.randn(300, 12, generator=generator), dim=1)
+    partners = Partners(PartnersConfig("sinkhorn", start=0.3))
+    words = [f"{i}" for i in range(300)]
+    partners.begin(TrainingPlan(10, 5, torch.arange(31), lambda module: rows[:31], ["pair", *[""] * 30], words))
+    for _ in range(3):
+        partners.after_step(nn.Identity(), lambda texts: rows[[int(text) for text in texts]], temperature=0.02)
+    assert found(partners) == words[1:31]
+    assert bool((partners.confidence > 0.9).all())
+
+
+@pytest.mark.parametrize("how", ["argmax", "mutual", "assignment", "sinkhorn"])
+def test_an_image_that_cannot_be_read_finds_nobody(how: Any) -> None:
+    shown = SHOWN.clone()
+    shown[1] = 0.0
+    partners = Partners(PartnersConfig(how, start=0.3))
+    partners.begin(plan()._replace(features=lambda module: shown))
+    for _ in range(3):
+        partners.after_step(nn.Identity(), said, temperature=0.1)
+    assert found(partners) == ["", "two", "three", "four"]
+    assert partners.confidence[0] == 0
+
+
+def test_a_run_goes_on_with_the_captions_that_it_began_with() -> None:
+    first, other = (
+        after(steps, PartnersConfig("argmax"), loose=loose) for steps, loose in ((3, LOOSE), (0, LOOSE[:2]))
+    )
+    with pytest.raises(ValueError, match="not those that this run began with; resume with the same ones"):
+        nn.ModuleList([other]).load_state_dict(nn.ModuleList([first]).state_dict())
+
+
 def test_rounds_come_at_their_shares_and_none_at_the_end() -> None:
     reached = [int(after(steps, PartnersConfig("argmax", start=0.3, every=0.35)).reached) for steps in range(11)]
     assert reached == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
@@ -124,10 +156,18 @@ def test_a_pair_counts_with_its_weight_and_every_row_is_a_negative(loss: Any, di
         values = (F.cross_entropy(logits, own, reduction="none") + F.cross_entropy(logits.T, own, reduction="none")) / 2
     else:
         signs = 2 * torch.eye(7, dtype=torch.float64) - 1
-        values = -F.logsigmoid(signs * (logits + method.bias)).sum(1)
-    expected = (weight * values).sum() / weight.sum()
-    weighted = method.terms(method.embed(batch), {**batch, "pair_weight": weight})["loss"]
-    assert weighted.item() == pytest.approx(expected.item(), abs=1e-9)
+        questions = -F.logsigmoid(signs * (logits + method.bias))
+        values = questions + torch.diag(weight - 1) * questions  # only its own question is doubted
+        expected = values.sum() / 7
+    if loss == "softmax":
+        expected = (weight * values).sum() / weight.sum()
+    embedded = [side.detach().requires_grad_() for side in method.embed(batch)]
+    terms = method.terms(embedded, {**batch, "pair_weight": weight})
+    assert terms["loss"].item() == pytest.approx(expected.item(), abs=1e-9)
+    own = (images * texts).sum(1)
+    assert terms["positive_cosine"].item() == pytest.approx(((weight * own).sum() / weight.sum()).item(), abs=1e-6)
+    terms["loss"].backward()
+    assert all(bool((side.grad.norm(dim=1) > 1e-6).all()) for side in embedded)
     whole = method.terms(method.embed(batch), {**batch, "pair_weight": torch.ones_like(weight)})["loss"]
     assert whole.item() == pytest.approx(method(batch)["loss"].item(), abs=1e-12)
 
@@ -153,8 +193,9 @@ def test_a_run_finds_partners_and_more_and_more_of_them_are_right(tmp_path: Path
     )
     run = fit(config, out=tmp_path / "run")
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert {line["matched_share"] for line in lines if "matched_share" in line} == {0, 1}
     lines = [line for line in lines if "match_precision" in line]
-    assert {line["matched_share"] for line in lines} == {0, 1}
+    assert {line["matched_share"] for line in lines} == {1}
     rounds = [line["match_precision"] for line in lines if line["matched_share"]]
     first, last = sum(rounds[:10]) / 10, sum(rounds[-10:]) / 10
     assert first > 0.25  # ten names: chance is a tenth
@@ -183,8 +224,15 @@ def test_errors_say_what_to_do(digits: Any, build: Any) -> None:
         Partners(PartnersConfig("mutual")).begin(plan()._replace(ids=None))
     with pytest.raises(ValueError, match=r"call method.begin\(TrainingPlan"):
         Partners(PartnersConfig("mutual")).complete({"ids": IDS, "text": PAIRED})
+    with pytest.raises(ValueError, match=r"need each image's text and id; found batch keys \['ids'\]"):
+        after(0, PartnersConfig("mutual")).complete({"ids": IDS})
+    with pytest.raises(ValueError, match="an image whose caption is a guess has no further pairs"):
+        CLIPConfig(loss="sigmoid", same_caption="known", partners=PartnersConfig("mutual"))
+    assert after(0, PartnersConfig("mutual"), loose=["", *LOOSE, " "]).captions == LOOSE
     with pytest.raises(ValueError, match="1 images without a caption are not among those of"):
         after(0, PartnersConfig("mutual")).complete({"ids": torch.tensor([2, 4]), "text": ["zero", ""]})
     method = build(CLIPConfig(text=TEXT, head=HeadConfig(layers=1)))
     with pytest.raises(ValueError, match="1 of 4 images have an empty caption"):
         method({**digits(0, n=4), "text": ["one", "two", " ", "three"]})
+    with pytest.raises(TypeError, match="captions must be strings, '' where there is none; found NoneType"):
+        method({**digits(0, n=4), "text": ["one", "two", None, "three"]})

@@ -94,7 +94,9 @@ def test_a_folder_with_missing_captions_and_a_file_of_captions(tmp_path: Path) -
     file = tmp_path / "captions.txt"
     file.write_text("\n".join(text for i, text in enumerate(WORDS) if not i % 3))
     config = clip(folder(tmp_path, captions=known))
-    with pytest.raises(ValueError, match=r"0\.png has no caption\. Mend or remove it"):
+    with pytest.raises(
+        ValueError, match=r"0\.png has no caption; captions='some' keeps such images\. Mend or remove it"
+    ):
         fit(config, out=tmp_path / "refused")
     config = replace(config, source=replace(config.source, captions="some"))
     with pytest.raises(ValueError, match="images have an empty caption; leave them out, or let them look for one"):

@@ -17,7 +17,8 @@ class LooseCaptionsConfig:
     Images with the caption ``""`` are those that look for one.
 
     Args:
-        file: a caption on each line, UTF-8; empty lines and repeated ones are passed over.
+        file: a caption on each line, UTF-8; empty lines are passed over. A caption that stands there several times may
+            go to as many images.
 
     Raises:
         ValueError: for an empty path.
@@ -45,10 +46,10 @@ class LooseCaptionsConfig:
         if not path.is_file():
             raise FileNotFoundError(f"no file {path} with captions, one on each line")
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is no UTF-8 text: {error}; save it as UTF-8") from error
-        captions = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+        captions = [line.strip() for line in lines if line.strip()]
         if not captions:
             raise ValueError(f"{path} has no caption; write one on each line")
         train = with_columns(splits.train, {})

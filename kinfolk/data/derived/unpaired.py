@@ -84,11 +84,11 @@ class UnpairedSplits:
 class UnpairedConfig:
     """Break up a captioned training part into pairs, images alone and captions alone.
 
-    Of N samples, round(paired N) stay pairs. The M others give n images and n captions without one another, n being
-    M / (2 - overlap) rounded down; round(overlap n) of these images have their caption among the captions. Pairs are
-    disjoint from both. Images and captions are shuffled independently and get new ids beyond all old ones, and of an
-    image only `labels`, `bias_labels`, `true_labels` and `saliency` stay known, of a caption only its words and its
-    embedding: neither position nor id nor any column leads from one to the other.
+    Of N samples with a caption, round(paired N) stay pairs. The M others give n images and n captions without one
+    another, n being M / (2 - overlap) rounded down; round(overlap n) of these images have their caption among the
+    captions. Pairs are disjoint from both. Images and captions are shuffled independently and get new ids beyond all
+    old ones, and of an image only `labels`, `bias_labels`, `true_labels` and `saliency` stay known, of a caption only
+    its words and its embedding: neither position nor id nor any column leads from one to the other.
 
     Args:
         paired: share of the samples that stay pairs, from 0 to 1.
@@ -141,6 +141,8 @@ class UnpairedConfig:
         whole = splits.train
         paired, image_of, text_of = self._chosen(whole)
         if not self.alone:
+            if not len(paired):
+                raise ValueError(f"alone=False leaves the pairs, and paired={self.paired} makes none; raise paired")
             return Splits(self._pairs(whole, paired), splits.test, probe=splits.reference)
         texts = whole.text
         assert texts is not None
@@ -157,7 +159,7 @@ class UnpairedConfig:
             name=f"{whole.name}, {len(paired)} pairs and {len(image_of)} images alone",
         )
         joined.loose_captions = [texts[i] for i in text_of.tolist()]
-        return Splits(joined, splits.test, probe=splits.probe)
+        return Splits(joined, splits.test, probe=splits.reference)
 
     def parts(self, splits: Splits) -> UnpairedSplits:
         """Break the training part up into sources of their own.
@@ -186,13 +188,14 @@ class UnpairedConfig:
         """Positions of the pairs, ascending, of the images alone and of the captions alone, in orders of their own."""
         if whole.text is None:
             raise ValueError(f"an unpaired set needs captions; source {whole.name!r} has none")
-        order = seeded_order((self.seed, _PAIRED), whole.ids)
-        paired, rest = order.split([round(self.paired * len(whole)), len(whole) - round(self.paired * len(whole))])
+        told = torch.tensor([i for i, text in enumerate(whole.text) if text.strip()], dtype=torch.int64)
+        order = told[seeded_order((self.seed, _PAIRED), whole.ids[told])]
+        paired, rest = order.split([round(self.paired * len(told)), len(told) - round(self.paired * len(told))])
         count = int(len(rest) / (2 - self.overlap) + 1e-9)
         shared = round(self.overlap * count)
         if count == 0 or (self.overlap > 0 and shared == 0):
             raise ValueError(
-                f"{len(rest)} of {len(whole)} samples are left to break up, too few for overlap {self.overlap}; lower"
+                f"{len(rest)} of {len(told)} samples are left to break up, too few for overlap {self.overlap}; lower"
                 " paired"
             )
         rest = rest[seeded_order((self.seed, _SHARED), whole.ids[rest])]
@@ -203,7 +206,7 @@ class UnpairedConfig:
 
 def _new_ids(splits: Splits, count: int) -> Int[Tensor, " k"]:
     """Ids beyond all that are there."""
-    first = 1 + max(int(part.ids.max()) for part in (splits.train, splits.test) if len(part))
+    first = 1 + max(int(part.ids.max()) for part in (splits.train, splits.test, splits.reference) if len(part))
     return torch.arange(first, first + count)
 
 

@@ -159,13 +159,15 @@ def with_images(
         return derived
     batches = [derived.fetch(part) for part in torch.arange(len(source)).split(_CHUNK)]
     added = [key for key in batches[0] if key not in {"images", "ids", "skipped", *derived.columns}]
-    return ArraySource(
+    changed = ArraySource(
         torch.cat([batch["images"] for batch in batches]),
         ids=derived.ids,
         class_names=derived.class_names,
         columns={**derived.columns, **{key: torch.cat([batch[key] for batch in batches]) for key in added}},
         name=derived.name,
     )
+    changed.loose_captions = derived.loose_captions
+    return changed
 
 
 def require_pictures(source: Source) -> None:

@@ -144,6 +144,7 @@ class Subset(Source):
         self.ids, self.columns = source.ids[indices], take_columns(source.columns, indices)
         self.class_names, self.in_memory = source.class_names, source.in_memory
         self.channels, self.image_size = source.channels, source.image_size
+        self.loose_captions = source.loose_captions
 
     def read(self, indices: Int[Tensor, " b"]) -> UInt8[Tensor, "b c h w"]:
         """Let the whole read them; see `Source.read`."""
@@ -267,13 +268,15 @@ class ArraySource(Source):
             >>> source.subset(torch.tensor([2])).ids
             tensor([2])
         """
-        return ArraySource(
+        part = ArraySource(
             self.images[indices],
             ids=self.ids[indices],
             columns=take_columns(self.columns, indices),
             class_names=self.class_names,
             name=self.name if name is None else name,
         )
+        part.loose_captions = self.loose_captions
+        return part
 
 
 def _singular(name: str) -> str:

@@ -84,7 +84,7 @@ class ImageFolderConfig:
         problems = _empty_captions(entries) if self.captions == "all" else {}
         try:
             if problems and self.on_error == "raise":
-                raise UnreadableImage(next(iter(problems.values())))
+                raise UnreadableImage(f"{next(iter(problems.values()))}; captions='some' keeps such images")
             source = self._read(root, entries, problems)
         except UnreadableImage as error:
             raise UnreadableImage(

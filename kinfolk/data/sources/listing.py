@@ -125,8 +125,8 @@ def _from_record(path: str, record: dict[str, Any], parts: dict[str, str]) -> En
 
 
 def _first(record: dict[str, Any], keys: tuple[str, ...]) -> str | None:
-    values = [record[key] for key in keys if key in record]
-    return str(values[0]).strip() if values and values[0] is not None else ("" if values else None)
+    values = ["" if record[key] is None else str(record[key]).strip() for key in keys if key in record]
+    return next((value for value in values if value), "" if values else None)
 
 
 def _files(root: Path) -> Iterator[Path]:

@@ -7,8 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from kinfolk.data.derived import LooseCaptionsConfig, TextPart, UnpairedConfig, UnpairedSplits, with_columns
-from kinfolk.data.sources.base import ArraySource, Source, Splits
+from kinfolk.data.derived import (
+    LooseCaptionsConfig,
+    TextPart,
+    UnpairedConfig,
+    UnpairedSplits,
+    with_columns,
+    with_images,
+)
+from kinfolk.data.sources.base import ArraySource, Source, Splits, Subset
 
 
 def pairs(count: int = 60) -> ArraySource:
@@ -139,13 +146,41 @@ def test_in_one_part_images_alone_have_no_caption_and_the_captions_lie_beside() 
     assert few.reference is whole
 
 
+def test_samples_without_a_caption_are_left_out() -> None:
+    whole = pairs()
+    texts = [text if i % 3 else " " for i, text in enumerate(whole.text or [])]
+    train = UnpairedConfig(paired=0.25).apply(Splits(with_columns(whole, {"text": texts}), whole)).train
+    assert len(train) == 40
+    assert all(text.strip() for text in train.loose_captions)
+    assert all(text.strip() for text in train.columns["true_text"])
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 1.0])
+def test_probes_see_what_they_saw_and_new_ids_are_new_to_them(overlap: float) -> None:
+    whole = pairs()
+    more = with_columns(whole, {}, ids=whole.ids + 1000)
+    for alone in (True, False):
+        splits = UnpairedConfig(paired=0.25, overlap=overlap, alone=alone).apply(Splits(whole, whole, probe=more))
+        assert splits.reference is more
+        assert UnpairedConfig(alone=alone).apply(Splits(whole, whole)).reference is whole
+    fresh = UnpairedConfig(paired=0.0, overlap=overlap).apply(Splits(whole, whole, probe=more)).train.ids
+    assert int(fresh.min()) > int(more.ids.max())
+    with pytest.raises(ValueError, match="leaves the pairs, and paired=0 makes none; raise paired"):
+        UnpairedConfig(paired=0, alone=False).apply(Splits(whole, whole))
+
+
 def test_captions_of_a_file_lie_beside_a_source(tmp_path: Path) -> None:
     file = tmp_path / "captions.txt"
-    file.write_text("a cat\n\n  a dog \na cat\n", encoding="utf-8")
+    file.write_text("a cat\n\n  a dog \na cat\n", encoding="utf-8-sig")
     whole = pairs()
     splits = LooseCaptionsConfig(str(file)).apply(Splits(whole, whole))
-    assert list(splits.train.loose_captions) == ["a cat", "a dog"]
+    assert list(splits.train.loose_captions) == ["a cat", "a dog", "a cat"]
     assert not whole.loose_captions
+    part = splits.train.subset(torch.arange(5))
+    for derived in (part, part.subset(torch.arange(2)), Subset(splits.train, torch.arange(2)), with_columns(part, {})):
+        assert list(derived.loose_captions) == ["a cat", "a dog", "a cat"]
+    brighter = with_images(splits.train, lambda batch, _: {"images": batch["images"] + 1})
+    assert list(brighter.loose_captions) == ["a cat", "a dog", "a cat"]
     with pytest.raises(FileNotFoundError, match=r"no file .*other\.txt with captions"):
         LooseCaptionsConfig(str(tmp_path / "other.txt")).apply(Splits(whole, whole))
     file.write_text("\n")
