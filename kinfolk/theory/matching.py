@@ -68,8 +68,8 @@ def match(
     rows, a plan's column receives in proportion to c_j, and where p(i | j) is read, ``min(1, c_j p(i | j))`` is.
 
     Args:
-        scores: [n, m], finite, or a pair (x [n, d], y [m, d]) whose products are meant, never stored except for
-            ``"assignment"``.
+        scores: [n, m], or a pair (x [n, d], y [m, d]) whose products are meant, never stored except for
+            ``"assignment"``. -inf is a pair that must not be; ``"sinkhorn"`` wants finite scores.
         how: see above.
         copies: how many rows each column stands for [m], at least 1. None = 1 each.
         temperature: of p, and of the plan.
@@ -83,8 +83,8 @@ def match(
 
     Raises:
         TypeError: for scores that are not float, or copies that are no integers.
-        ValueError: for shapes that do not fit, an unknown ``how``, a temperature that is not positive, copies below 1;
-            for ``"assignment"`` where every assignment takes a score that is not finite.
+        ValueError: for shapes that do not fit, an unknown ``how``, a temperature that is not positive, copies below 1,
+            scores that are NaN or +inf; for ``"assignment"`` where every assignment takes a score that is not finite.
         ImportError: for ``"assignment"`` without SciPy.
 
     Warns:
@@ -128,8 +128,14 @@ def match(
         index = found.best(None if bias is None else temperature * bias)
     if how == "mutual":
         index = index.where(_wanted(found, index, copies), -1)
-    both = how in ("mutual", "assignment")
-    return Match(index, _confidence(found, index, 1 / temperature, bias, copies, both=both))
+    index = index.masked_fill(found.at(index.clamp_min(0)) == -torch.inf, -1)
+    confidence = _confidence(found, index, 1 / temperature, bias, copies, both=how in ("mutual", "assignment"))
+    if lost := int(confidence.isnan().sum()):
+        raise ValueError(
+            f"scores must not be NaN or +inf, and those of a plan finite: {lost} of {len(index)} rows cannot be "
+            "matched; drop what is not finite."
+        )
+    return Match(index, confidence)
 
 
 def _checked(copies: Int[Tensor, " m"], columns: int) -> Int[Tensor, " m"]:

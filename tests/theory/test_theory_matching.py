@@ -273,6 +273,28 @@ def test_what_cannot_be_matched_is_refused() -> None:
         sinkhorn(s, iterations=0)
 
 
+@EVERY_WAY
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_scores_that_are_no_numbers_are_refused(how: Any, bad: float) -> None:
+    s = noise(3, 4)
+    s[1, 2] = bad
+    with pytest.raises(ValueError, match=r"(?s)scores.*(NaN|infinite)"):
+        match(s, how=how)
+    x = noise(3, 2)
+    x[1, 0] = math.nan
+    with pytest.raises(ValueError, match=r"(?s)scores.*NaN"):
+        match((noise(3, 2, seed=1), x), how=how)
+
+
+@pytest.mark.parametrize("how", ["argmax", "mutual"])
+def test_pairs_that_must_not_be(how: Any) -> None:
+    s = torch.tensor([[-math.inf, -math.inf], [-math.inf, 2.0], [1.0, 3.0]])
+    found = match(s, how=how)
+    assert found.columns.tolist() == {"argmax": [-1, 1, 1], "mutual": [-1, -1, 1]}[how]
+    assert found.confidence[0] == 0.0
+    assert not found.confidence.isnan().any()
+
+
 def test_assignment_without_scipy_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
     with pytest.raises(ImportError, match=r"(?s)pip install.*sinkhorn"):
