@@ -90,7 +90,7 @@ def labels_sentence(comparison: Comparison) -> str:
             saw.setdefault(used, []).append(one)
     if not saw:
         return ""
-    return f"Labels seen in pretraining: {'; '.join(f'{used} ({_and(names)})' for used, names in saw.items())}."
+    return f"Class labels seen in pretraining: {'; '.join(f'{used} ({_and(names)})' for used, names in saw.items())}."
 
 
 def labels_used(comparison: Comparison, contender: str) -> str:

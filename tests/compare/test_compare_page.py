@@ -148,6 +148,6 @@ def test_budgets_that_differ_by_rounding_and_labels_that_differ_are_said(tmp_pat
     values = {("SimCLR", 0): 0.5, ("SupCon", 0): 0.6}
     text = write_page(comparison_of(values, costs=costs), tmp_path).read_text(encoding="utf-8")
     assert "a budget of 1,264 to 1,280 (whole steps) image views a run" in text
-    assert "Labels seen in pretraining: none (SimCLR); all (SupCon)." in text
+    assert "Class labels seen in pretraining: none (SimCLR); all (SupCon)." in text
     assert "one of method and labels together" in text
     assert section(text, "Cost").split("\n")[3].endswith("| 5 | 5 | 5 | - |")

@@ -261,7 +261,7 @@ def test_labels_seen_in_pretraining_are_named() -> None:
         (one, "", 0): Cost(10, 1, 5, 1.0, None, "none" if one == "SimCLR" else "all") for one in comparison.contenders
     }
     labelled = Comparison(**{**vars(comparison), "costs": costs})
-    assert labels_sentence(labelled) == "Labels seen in pretraining: none (SimCLR); all (SupCon and X-CLR)."
+    assert labels_sentence(labelled) == "Class labels seen in pretraining: none (SimCLR); all (SupCon and X-CLR)."
     assert [row[3] for row in rows_of(labelled)[1:]] == ["none", "all", "all"]
     assert labels_sentence(comparison_of({("a", 0): 0.5}, costs={})) == ""
 
